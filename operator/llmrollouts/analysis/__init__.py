@@ -1,0 +1,1 @@
+"""L1: pure statistics: ticks in, evidence and verdict out."""

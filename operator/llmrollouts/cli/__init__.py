@@ -1,0 +1,1 @@
+"""kubectl llm: the command line for people."""

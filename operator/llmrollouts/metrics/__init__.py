@@ -1,0 +1,1 @@
+"""L3: the port to measurements of workers and gateways."""

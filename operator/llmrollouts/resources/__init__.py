@@ -1,0 +1,1 @@
+"""L1: pure makers of the desired children of an LLMDeployment."""

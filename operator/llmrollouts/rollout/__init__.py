@@ -1,0 +1,1 @@
+"""L2: the pure state machine; the only place that decides."""

@@ -1,0 +1,136 @@
+"""The world as one round of the loop saw it: the only input of the state machine beside time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from llmrollouts.api.spec import LLMDeploymentSpec
+from llmrollouts.api.status import LLMDeploymentStatus
+from llmrollouts.rollout.intent import TrafficObservation
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One LLMDeployment as read in this round."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    spec: LLMDeploymentSpec
+    status: LLMDeploymentStatus
+    deleting: bool = False
+    # Annotations llmrollouts.dev/command and .../command-sequence.
+    command: str | None = None
+    command_sequence: int = 0
+    # The command stands in last-applied or in a field owned by an Apply: it came from Git.
+    command_applied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    at: datetime
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionRecord:
+    """A stored ControllerRevision.
+
+    source: canonical JSON of what the user gave (spec.revision without any default).
+    texts: resolved texts of the references, by field path (``prompt``, ``retrieval``).
+    template: canonical JSON of the rendered pod template; files: the revision's own ConfigMap.
+    """
+
+    name: str
+    number: int
+    source: str
+    texts: Mapping[str, str]
+    template: str
+    files: Mapping[str, str]
+    created_at: datetime | None = None
+    rejected: Rejection | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceProblem:
+    """A reference of the spec that cannot be resolved now (ConfigMap or key missing, too big)."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerDeath:
+    """A container of a worker that ended by its own fault (OOMKilled or a non-zero exit).
+
+    id: ``<pod uid>/<container>/<restart count>``, the same in every round.
+    """
+
+    id: str
+    at: datetime | None
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPod:
+    """One pod of a revision. ``excused``: evicted, preempted or its node lost: never a fault."""
+
+    name: str
+    uid: str
+    revision: str
+    address: str | None
+    ready: bool
+    terminating: bool
+    excused: bool = False
+    deaths: tuple[ContainerDeath, ...] = ()
+    # Why it does not start, as the kubelet or scheduler says (ImagePullBackOff, Unschedulable …).
+    waiting_reason: str | None = None
+    waiting_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSet:
+    """The worker Deployment of one revision."""
+
+    revision: str
+    replicas: int
+    role: Literal["stable", "canary", "retired"] | None
+    uid: str
+    terminating: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The verdict of one gate on the running step; where later gates plug in."""
+
+    name: str
+    verdict: Literal["Passed", "Failed", "Inconclusive", "Error"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Everything that ``plan`` may look at.
+
+    source: canonical JSON of spec.revision as the user gave it; texts: its references resolved
+        now (empty where ``problem`` is set).
+    config_maps: revisions whose own ConfigMap exists.
+    """
+
+    deployment: Deployment
+    source: str
+    texts: Mapping[str, str]
+    problem: SourceProblem | None
+    revisions: tuple[RevisionRecord, ...]
+    workers: tuple[WorkerSet, ...]
+    pods: tuple[WorkerPod, ...]
+    config_maps: frozenset[str]
+    traffic: TrafficObservation
+    gates: tuple[Gate, ...] = ()
