@@ -15,8 +15,16 @@ from llmrollouts.api.model import StoredModel
 from llmrollouts.api.spec import ShareText
 
 Phase = Literal[
-    "Pending", "Starting", "Serving", "Progressing", "Paused", "Held", "Promoting",
-    "RollingBack", "Degraded", "Failed",
+    "Pending",
+    "Starting",
+    "Serving",
+    "Progressing",
+    "Paused",
+    "Held",
+    "Promoting",
+    "RollingBack",
+    "Degraded",
+    "Failed",
 ]
 
 

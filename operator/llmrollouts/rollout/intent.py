@@ -121,7 +121,8 @@ def lowered(current: DeploymentTraffic | None, wanted: DeploymentTraffic) -> Dep
     wanted_names = {r.revision for r in wanted.revisions}
     # The default of the moment keeps its workers until the switch is committed.
     kept.extend(
-        r for r in current.revisions if r.revision == current.default
-        and r.revision not in wanted_names
+        r
+        for r in current.revisions
+        if r.revision == current.default and r.revision not in wanted_names
     )
     return replace(wanted, default=current.default, revisions=tuple(kept))
