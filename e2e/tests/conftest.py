@@ -1,0 +1,66 @@
+"""Given for every end-to-end test: the local cluster, the images and an installed operator."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.environment import Environment, prepare
+from e2e.harness.kube import Kube
+from e2e.harness.scenario import Chat
+
+OWNED = {"app.kubernetes.io/part-of": "llm-rollouts-e2e"}
+
+
+@pytest.fixture(scope="session")
+def environment() -> Environment:
+    """Brings up whatever is missing; says what it does."""
+    return prepare(["operator", "gateway", "worker", "fake-engine"])
+
+
+@pytest.fixture(scope="session")
+def kube(environment: Environment) -> Kube:
+    return environment.kube
+
+
+@pytest.fixture
+def namespace(kube: Kube, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace for one test, deleted afterwards (kept with LLMR_KEEP=1)."""
+    stem = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:40].strip("-")
+    name = f"e2e-{stem}"
+    make_namespace(kube, name)
+    yield name
+    if not os.environ.get("LLMR_KEEP"):
+        kube.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+
+
+def make_namespace(kube: Kube, name: str) -> None:
+    kube.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": OWNED}}
+    )
+
+
+@pytest.fixture
+def chat(environment: Environment, namespace: str) -> Callable[..., Chat]:
+    """Makes an LLMDeployment of fake engines in the test's own namespace."""
+
+    def make(**options: object) -> Chat:
+        return Chat(
+            environment.kube,
+            environment.gateway,
+            environment.images["fake-engine"],
+            **{"namespace": namespace, **options},  # type: ignore[arg-type]  # named as in Chat
+        )
+
+    return make
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
