@@ -79,27 +79,15 @@ class Traffic:
         max_tokens: int = 8,
         requests: int = 0,
         pin: str | None = None,
+        program: str = "e2e.harness.client",
     ) -> None:
         handle, name = tempfile.mkstemp(prefix="llmr-traffic-", suffix=".jsonl")
         os.close(handle)
         self.file = Path(name)
-        command = [
-            sys.executable,
-            "-m",
-            "e2e.harness.client",
-            "--url",
-            url,
-            "--rate",
-            str(rate),
-            "--model",
-            model,
-            "--max-tokens",
-            str(max_tokens),
-            "--requests",
-            str(requests),
-            "--out",
-            name,
-        ]
+        command = [sys.executable, "-m", program, "--url", url, "--rate", str(rate), "--out", name]
+        if program == "e2e.harness.client":
+            command += ["--model", model, "--max-tokens", str(max_tokens)]
+            command += ["--requests", str(requests)]
         if pin:
             command += ["--pin", pin]
         self.process = subprocess.Popen(command)

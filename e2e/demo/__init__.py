@@ -1,0 +1,1 @@
+"""``make demo``: one real rollout and one rollback, to watch."""

@@ -1,0 +1,199 @@
+"""The demo: real vLLM behind a real Envoy on a real cluster, from apply to 100 % and back.
+
+Two tiny models that the project makes itself, version 1 and version 2. Version 2 goes through
+shadow traffic, 0.5 %, 5 %, 50 % and 100 %; then one command takes everyone back to version 1.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+from e2e.environment import Environment, prepare
+from e2e.harness.kube import Json
+from e2e.harness.scenario import Chat, canary, shadow
+from e2e.harness.traffic import Tally, Traffic
+
+NAMESPACE = "demo"
+RATE = 12.0  # requests per second: what two CPU workers on two shared cores carry with ease
+STEPS = [
+    shadow("20%", "15s", 10),
+    canary("0.5%", "30s", 1),
+    canary("5%", "20s", 5),
+    canary("50%", "15s", 20),
+]
+NAMES = ["shadow 20%", "0.5%", "5%", "50%"]
+START = 600.0  # seconds: two vLLM processes that start on two busy cores take their time
+
+console = Console(width=108, highlight=False)
+_begin = time.monotonic()
+
+
+def say(text: str) -> None:
+    console.print(f"[dim]{time.monotonic() - _begin:6.0f}s[/dim]  {text}")
+
+
+def follow(given: Chat, what: str, done: object, timeout: float) -> Json:
+    """Wait for a status; tell each new message of the operator on the way."""
+    assert callable(done)
+    told = ""
+    deadline = time.monotonic() + timeout
+    while True:
+        status = given.status
+        message = f"{status.get('phase', 'Pending')}: {status.get('message', '')}"
+        # Counters in the message change each second: a person wants the news only.
+        gist = "".join(c for c in message if not c.isdigit())
+        if gist != told:
+            say(f"  {message}")
+            told = gist
+        if done(status):
+            return status
+        if status.get("phase") == "Failed" or time.monotonic() > deadline:
+            raise SystemExit(f"The demo stopped while waiting for {what}: {message}")
+        time.sleep(0.5)
+
+
+def prepare_workers(environment: Environment) -> Chat:
+    environment.kube.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+    )
+    given = Chat(
+        environment.kube,
+        environment.gateway,
+        environment.images["vllm-cpu"],
+        NAMESPACE,
+        replicas=1,
+        steps=STEPS,
+        rollback_window="30m",
+        resources={
+            "requests": {"cpu": "200m", "memory": "3Gi"},
+            "limits": {"memory": "6Gi"},
+        },
+    )
+    given.deleted(timeout=120)  # a demo that was run before
+    return given
+
+
+def roll_out(given: Chat, new: str) -> dict[str, float]:
+    """Follow version 2 through its steps; when each began to carry traffic."""
+    began: dict[str, float] = {}
+    for index, name in enumerate(NAMES):
+        follow(
+            given,
+            f"step {name}",
+            lambda s, i=index: (
+                (s.get("step") or {}).get("index") == i and s["step"].get("runningSince")
+            ),
+            START,
+        )
+        began[name] = time.time()
+        say(f"[bold]{name}[/bold] of the users' requests now go to version 2 as well")
+    follow(
+        given,
+        "the promotion",
+        lambda s: s.get("stableRevision") == new and not s.get("canaryRevision"),
+        START,
+    )
+    began["100%"] = time.time()
+    say("[bold]100%[/bold]: everyone is on version 2; version 1 stays warm")
+    return began
+
+
+def summarise(
+    tally: Tally, began: dict[str, float], asked: float, old: str, new: str, mirrored: str
+) -> bool:
+    """Print the closing table; whether every promise held."""
+    table = Table(title="Users' requests by step", title_justify="left")
+    for heading in (
+        "step",
+        "requests",
+        "on version 1",
+        "on version 2",
+        "asked",
+        "measured",
+        "failed",
+        "cut",
+    ):
+        table.add_column(heading, justify="left" if heading == "step" else "right")
+    starts = [("before", 0.0), *began.items(), ("rolled back", asked)]
+    for (name, start), (_, end) in zip(starts, [*starts[1:], ("", 9e18)], strict=True):
+        part = tally.between(start, end)
+        wanted = {"before": "0%", "rolled back": "0%"}.get(name, name)
+        measured = f"{part.share(new):.1%}"
+        if name.startswith("shadow"):
+            wanted, measured = name.removeprefix("shadow "), f"{mirrored} mirrored"
+        table.add_row(
+            name,
+            str(len(part)),
+            str(len(part.of(old))),
+            str(len(part.of(new))),
+            wanted,
+            measured,
+            str(len(part.failures)),
+            str(len(part.cut)),
+        )
+    console.print()
+    console.print(table)
+    last = tally.between(asked).last_start(new)
+    console.print(
+        f"Failures: {len(tally.failures)} of {len(tally)} requests; cut streams: {len(tally.cut)}."
+    )
+    console.print(
+        "Rollback: the last request that started on version 2 began "
+        f"{max(0.0, (last or asked) - asked):.2f} s after the command was given."
+    )
+    for wrong in tally.failures[:5]:
+        console.print(f"  {wrong.detail}")
+    return not tally.failures and not tally.cut
+
+
+def main() -> None:
+    say("Preparing the cluster, the images and the operator (most of it only the first time)")
+    environment = prepare(["operator", "gateway", "worker", "vllm-cpu"])
+    given = prepare_workers(environment)
+    say("Applying version 1: one LLMDeployment, one real vLLM worker")
+    given.applied("v1")
+    follow(given, "version 1", lambda s: s.get("phase") == "Serving", START)
+    old = given.stable
+    say(f"Version 1 ({old}) serves at {given.url}; users arrive at {RATE:.0f} requests/s")
+    with Traffic(given.url, RATE, program="e2e.demo.users") as load:
+        load.wait_for(30, timeout=120)
+        say("Applying version 2: another model")
+        given.applied("v2")
+        new = given.canary()
+        follow(given, "the shadow step", lambda s: (s.get("step") or {}).get("runningSince"), START)
+        began_shadow = time.time()
+        time.sleep(11)
+        mirrored = str(given.status.get("measuredShadowShare", "?"))
+        began = roll_out(given, new)
+        began[NAMES[0]] = began_shadow
+        load.wait_for(60, timeout=120)
+        say("Somebody types: kubectl llm rollback chat")
+        asked = time.time()
+        console.print(given.command("rollback"))
+        follow(
+            given,
+            "the rollback",
+            lambda s: s.get("stableRevision") == old and not s.get("canaryRevision"),
+            60,
+        )
+        load.wait_for(60, timeout=120)
+        tally = load.stop()
+    held = summarise(tally, began, asked, old, new, mirrored)
+    console.print(given.kube.llm("status", given.name, "-n", NAMESPACE).stdout)
+    kubeconfig = given.kube.kubeconfig
+    console.print(
+        f"The demo took {(time.monotonic() - _begin) / 60:.1f} minutes and goes on running. Try:\n"
+        f"  export KUBECONFIG={kubeconfig} PATH=$PWD/.venv/bin:$PATH\n"
+        f"  kubectl llm status chat -n {NAMESPACE}\n"
+        f"  curl {given.url}/models\n"
+        "  make cluster-down    # when you have seen enough"
+    )
+    sys.exit(0 if held else 1)
+
+
+if __name__ == "__main__":
+    main()
