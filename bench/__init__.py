@@ -1,0 +1,1 @@
+"""Benchmarks: long series and speeds, with raw results kept in bench/results/."""
