@@ -15,6 +15,8 @@ class ApiModel(BaseModel):
         validate_by_alias=True,
         extra="forbid",
         frozen=True,
+        # The text below a field is its description: in the CRD, in `kubectl explain`, in the docs.
+        use_attribute_docstrings=True,
     )
 
 

@@ -1,112 +1,450 @@
-"""What a user asks for: the spec of an LLMDeployment."""
+"""What a user asks for: the spec of an LLMDeployment.
+
+Descriptions, bounds and rules stand here once; api/crd.py makes the CRD from them, so the API
+server refuses at ``kubectl apply`` what this module would refuse. The operator never writes a
+spec. Nothing inside ``Revision`` has a default: a revision's identity is what the user gave, and a
+new default of a newer operator must not look like a new revision.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
+from llmrollouts.api import engine_settings
 from llmrollouts.api.duration import DURATION_PATTERN
 from llmrollouts.api.model import ApiModel
-from llmrollouts.api.share import SHARE_PATTERN
+from llmrollouts.api.model_uri import FORMS, UNKNOWN_FORM, parse_model_uri
+from llmrollouts.api.model_uri import MAX_LENGTH as MAX_URI_LENGTH
+from llmrollouts.api.rules import ATOMIC_LIST, ATOMIC_MAP, NAMED_LIST, Rule, Schema, matches, rules
+from llmrollouts.api.share import SHARE_PATTERN, Share
 
-ShareText = Annotated[str, StringConstraints(pattern=SHARE_PATTERN, max_length=9)]
-DurationText = Annotated[str, StringConstraints(pattern=DURATION_PATTERN, max_length=32)]
+MAX_STEPS: Final = 20
+MAX_TEXT: Final = 65_536  # characters of a chat template or other text kept with a revision
+MAX_REPLICAS: Final = 1_000
+
+_SHARE_MESSAGE = (
+    "a share is a percentage with the percent sign and at most four decimals, such as 0.5%"
+)
+_DURATION_MESSAGE = "a duration is written such as 30m, 1h30m, 45s or 500ms"
+_STEP_SHARE_MESSAGE = (
+    "the share of a step is above 0% and at most 100%, with the percent sign and at most four "
+    "decimals, such as 0.5%"
+)
+
+
+def _above_zero(text: str) -> str:
+    if not Share.parse(text):
+        raise ValueError(_STEP_SHARE_MESSAGE)
+    return text
+
+
+def _model_uri(text: str) -> str:
+    parse_model_uri(text)
+    return text
+
+
+def _checked_arguments(arguments: list[str]) -> list[str]:
+    engine_settings.check_arguments(arguments)
+    return arguments
+
+
+def _checked_variable(name: str) -> str:
+    if engine_settings.refuse_variable(name):
+        raise ValueError(engine_settings.VARIABLE_MESSAGE)
+    return name
+
+
+def _lasts(least: str, most: str) -> Rule:
+    return Rule(
+        f"!self.matches(r'{DURATION_PATTERN}') || "
+        f"(duration(self) >= duration('{least}') && duration(self) <= duration('{most}'))",
+        f"this duration lies between {least} and {most}",
+    )
+
+
+_DURATION = (
+    StringConstraints(pattern=DURATION_PATTERN, max_length=32),
+    matches(DURATION_PATTERN, _DURATION_MESSAGE),
+)
+_SHARE = StringConstraints(pattern=SHARE_PATTERN, max_length=9)
+ShareText = Annotated[str, _SHARE, matches(SHARE_PATTERN, _SHARE_MESSAGE)]
+StepShareText = Annotated[
+    str,
+    _SHARE,
+    AfterValidator(_above_zero),
+    Rule(f"self.matches(r'{SHARE_PATTERN}') && self.matches('[1-9]')", _STEP_SHARE_MESSAGE),
+]
+DurationText = Annotated[str, *_DURATION]
+StepDurationText = Annotated[str, *_DURATION, _lasts("1s", "720h")]
+WindowText = Annotated[str, *_DURATION, _lasts("0s", "720h")]
+ReadyTimeoutText = Annotated[str, *_DURATION, _lasts("1s", "24h")]
+ShutdownTimeoutText = Annotated[str, *_DURATION, _lasts("0s", "1h")]
+
+_NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
+ObjectName = Annotated[
+    str,
+    StringConstraints(pattern=_NAME_PATTERN, max_length=253),
+    matches(_NAME_PATTERN, "the name of an object: lower-case letters, digits, dots and dashes"),
+]
+_KEY_PATTERN = r"^[A-Za-z0-9._-]+$"
+DataKey = Annotated[
+    str,
+    StringConstraints(pattern=_KEY_PATTERN, max_length=253),
+    matches(_KEY_PATTERN, "the key of an entry: letters, digits, dots, dashes and underscores"),
+]
+_DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
+Digest = Annotated[
+    str,
+    StringConstraints(pattern=_DIGEST_PATTERN, max_length=71),
+    matches(_DIGEST_PATTERN, "a checksum is written sha256:<64 hex digits>"),
+]
+_QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+Quantity = Annotated[str, StringConstraints(pattern=_QUANTITY_PATTERN, max_length=32)] | int
+LabelText = Annotated[str, StringConstraints(max_length=63)]
+_IMAGE_PATTERN = r"^[a-zA-Z0-9]([a-zA-Z0-9._:/-]*[a-zA-Z0-9])?(@sha256:[0-9a-f]{64})?$"
+_SHORT_KEYS = Rule(
+    "self.all(key, key.size() <= 253)", "a key here has at most 253 characters: shorten it"
+)
 
 
 class ConfigMapKeyRef(ApiModel):
-    name: str
-    key: str
+    """One entry of a ConfigMap in the namespace of the LLMDeployment."""
+
+    name: ObjectName
+    """The name of the ConfigMap."""
+    key: DataKey
+    """The entry of its data."""
 
 
 class SecretKeyRef(ApiModel):
-    name: str
-    key: str
+    """One entry of a Secret in the namespace of the LLMDeployment."""
+
+    name: ObjectName
+    """The name of the Secret."""
+    key: DataKey
+    """The entry of its data."""
+
+
+_FORM_RULES = tuple(
+    Rule(f"!self.startsWith('{scheme}://') || self.matches(r'{pattern}')", message)
+    for scheme, (pattern, message) in FORMS.items()
+)
 
 
 class ModelSource(ApiModel):
-    uri: str
-    served_name: str | None = None
-    checksums: dict[str, str] | None = None
+    """Which model the workers load, named so that it cannot change under a running rollout."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                "!has(self.tokenSecretKeyRef) || self.uri.startsWith('hf://')",
+                "tokenSecretKeyRef is used for hf:// models only: remove it",
+            )
+        )
+    )
+
+    uri: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=MAX_URI_LENGTH),
+        AfterValidator(_model_uri),
+        Rule(f"self.matches('^({'|'.join(FORMS)})://')", UNKNOWN_FORM),
+        *_FORM_RULES,
+    ]
+    """Where the weights come from: hf://<org>/<name>@<commit of 40 hex digits>, s3://<bucket>/<path>,
+    oci://<registry>/<path>@sha256:<digest>, pvc://<claim>/<path>, or file:///<path inside of the
+    engine image>."""
+    served_name: (
+        Annotated[
+            str,
+            StringConstraints(
+                pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]*$", min_length=1, max_length=128
+            ),
+            matches(
+                "^[A-Za-z0-9][A-Za-z0-9._/:-]*$",
+                "a served name begins with a letter or digit and has letters, digits and . _ / : -",
+            ),
+        ]
+        | None
+    ) = None
+    """The name that clients give as `model` in requests. Default: the LLMDeployment's name."""
+    checksums: (
+        Annotated[dict[str, Digest], Field(max_length=512), _SHORT_KEYS, ATOMIC_MAP] | None
+    ) = None
+    """Weight files and their checksums (`sha256:<hex>`), verified as the files load. A file that
+    differs keeps the worker from becoming ready."""
     token_secret_key_ref: SecretKeyRef | None = None
+    """The entry of a Secret with the token for a hf:// model that is not public."""
 
 
 class EnvVar(ApiModel):
-    name: str
-    value: str
+    """One environment variable."""
+
+    name: Annotated[
+        str,
+        StringConstraints(pattern=engine_settings.VARIABLE_PATTERN, min_length=1, max_length=128),
+        AfterValidator(_checked_variable),
+        matches(
+            engine_settings.VARIABLE_PATTERN,
+            "the name of a variable has letters, digits and underscores",
+        ),
+        Rule(engine_settings.VARIABLE_RULE, engine_settings.VARIABLE_MESSAGE),
+    ]
+    """The name of the variable. Those that could load code, open development endpoints or bypass
+    the measurement are refused."""
+    value: Annotated[str, StringConstraints(max_length=2048)]
+    """Its value, taken as it is: no variables are expanded in it."""
 
 
 class Engine(ApiModel):
-    image: str | None = None
+    """How vLLM runs the model."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                "!has(self.device) || self.device != 'CPU' || !has(self.gpuMemoryUtilization)",
+                "gpuMemoryUtilization has no meaning with device CPU: remove one of the two",
+            )
+        )
+    )
+
+    image: (
+        Annotated[
+            str,
+            StringConstraints(pattern=_IMAGE_PATTERN, min_length=1, max_length=512),
+            matches(
+                _IMAGE_PATTERN,
+                "an image is written <registry>/<path>@sha256:<64 hex digits>, or with a tag where "
+                "the operator allows tags",
+            ),
+        ]
+        | None
+    ) = None
+    """The engine's image, by digest (`…@sha256:…`) unless the operator's administrator allows tags.
+    Default: the operator's own vLLM image for the device."""
     device: Literal["GPU", "CPU"] | None = None
-    max_model_len: int | None = None
+    """GPU (the default), or CPU for machines without one."""
+    max_model_len: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """The longest prompt and answer together, in tokens. Default: what the model says."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None
-    tensor_parallel_size: int | None = None
-    gpu_memory_utilization: str | None = None
-    extra_args: list[str] | None = None
-    env: list[EnvVar] | None = None
-    shutdown_timeout: DurationText | None = None
+    """The number format of weights and activations. Default: auto."""
+    tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] | None = None
+    """How many GPUs of one worker share each layer. Default: 1."""
+    gpu_memory_utilization: (
+        Annotated[
+            str,
+            StringConstraints(
+                pattern=r"^(0\.(0[5-9]|[1-9])[0-9]{0,3}|1(\.0{1,4})?)$", max_length=6
+            ),
+            matches(
+                r"^(0\.(0[5-9]|[1-9])[0-9]{0,3}|1(\.0{1,4})?)$",
+                'the share of GPU memory is a decimal in quotes between "0.05" and "1", '
+                'such as "0.9"',
+            ),
+        ]
+        | None
+    ) = None
+    """The part of each GPU's memory that vLLM may use, a decimal between "0.05" and "1". Default:
+    vLLM's own."""
+    extra_args: (
+        Annotated[
+            list[
+                Annotated[
+                    str,
+                    StringConstraints(min_length=1, max_length=512),
+                    Rule(engine_settings.ARGUMENT_RULE, engine_settings.ARGUMENT_MESSAGE),
+                ]
+            ],
+            Field(max_length=64),
+            AfterValidator(_checked_arguments),
+            Rule(
+                "self.size() == 0 || self[0].startsWith('--')",
+                "the first item must be an argument that begins with --",
+            ),
+            ATOMIC_LIST,
+        ]
+        | None
+    ) = None
+    """Further arguments of `vllm serve`, from an allow-list: those that run code of the model, read
+    pickles, open ports or blind the measurement are refused."""
+    env: Annotated[list[EnvVar], Field(max_length=64), NAMED_LIST] | None = None
+    """Environment variables of the engine. Secrets do not belong here."""
+    shutdown_timeout: ShutdownTimeoutText | None = None
+    """How long running answers may finish once a worker was told to stop. Default: the
+    operator's (2m)."""
+
+
+_Quantities = Annotated[dict[str, Quantity], Field(max_length=16), _SHORT_KEYS, ATOMIC_MAP]
 
 
 class Resources(ApiModel):
-    limits: dict[str, str | int] | None = None
-    requests: dict[str, str | int] | None = None
+    """What one worker gets of its node."""
+
+    limits: _Quantities | None = None
+    """Upper bounds by resource name, such as `memory: 64Gi` or `nvidia.com/gpu: 1`. Without an
+    accelerator here a GPU worker gets `nvidia.com/gpu` = tensorParallelSize."""
+    requests: _Quantities | None = None
+    """What the scheduler sets aside, by resource name. Default: the limits."""
+
+
+def _one_of(first: str, second: str, what: str) -> dict[str, Any]:
+    return rules(
+        Rule(
+            f"has(self.{first}) != has(self.{second})",
+            f"set either {first} or {second}, not both and not neither; without {what} leave this "
+            "out",
+        )
+    )
 
 
 class Prompt(ApiModel):
-    chat_template: str | None = None
+    """The template that makes the model's input from a chat."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_one_of("chatTemplate", "configMapKeyRef", "a template of your own")
+    )
+
+    chat_template: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT)] | None = (
+        None
+    )
+    """A chat template (Jinja), at most 64 KiB."""
     config_map_key_ref: ConfigMapKeyRef | None = None
+    """Where a chat template stands. It is read once, when the revision is stored; a later edit of
+    the ConfigMap changes nothing until `refresh`."""
 
 
 class Retrieval(ApiModel):
-    config: dict[str, Any] | None = None
+    """The configuration of retrieval, which is released and rolled back with the model."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_one_of("config", "configMapKeyRef", "a retrieval configuration")
+    )
+
+    config: (
+        Annotated[
+            dict[str, Any],
+            Field(max_length=256),
+            Schema((("x-kubernetes-preserve-unknown-fields", True),)),
+        ]
+        | None
+    ) = None
+    """Any structure; the workers get it as /etc/llmrollouts/retrieval.json. At most 64 KiB."""
     config_map_key_ref: ConfigMapKeyRef | None = None
+    """Where the configuration stands. It is read once, when the revision is stored."""
 
 
 class Toleration(ApiModel):
-    key: str | None = None
+    """A taint of nodes that the workers accept."""
+
+    key: Annotated[str, StringConstraints(max_length=253)] | None = None
+    """The taint's key; absent with operator Exists: every taint."""
     operator: Literal["Exists", "Equal"] | None = None
-    value: str | None = None
+    """Equal (the default) compares the value, Exists does not."""
+    value: LabelText | None = None
+    """The taint's value."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    toleration_seconds: int | None = None
+    """The taint's effect; absent: every effect."""
+    toleration_seconds: Annotated[int, Field(ge=0, le=2_147_483_647)] | None = None
+    """How long a NoExecute taint is borne."""
 
 
 class Placement(ApiModel):
-    node_selector: dict[str, str] | None = None
-    tolerations: list[Toleration] | None = None
-    priority_class_name: str | None = None
-    runtime_class_name: str | None = None
-    image_pull_secrets: list[str] | None = None
+    """On which nodes workers run, and how their images are pulled."""
+
+    node_selector: (
+        Annotated[dict[str, LabelText], Field(max_length=32), _SHORT_KEYS, ATOMIC_MAP] | None
+    ) = None
+    """Labels that a node must have."""
+    tolerations: Annotated[list[Toleration], Field(max_length=32), ATOMIC_LIST] | None = None
+    """Taints that the workers accept."""
+    priority_class_name: ObjectName | None = None
+    """The priority class of the pods."""
+    runtime_class_name: ObjectName | None = None
+    """The runtime class of the pods."""
+    image_pull_secrets: Annotated[list[ObjectName], Field(max_length=8), ATOMIC_LIST] | None = None
+    """Names of Secrets with the credentials of image registries."""
 
 
 class Revision(ApiModel):
-    """Everything that changes behaviour. No schema defaults here: see rollout/revisions.py."""
+    """Everything that changes behaviour: promoted and rolled back as one. Any edit of it starts a
+    rollout."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                "!has(self.resources) || !has(self.resources.limits) || "
+                "!('nvidia.com/gpu' in self.resources.limits) || "
+                "int(self.resources.limits['nvidia.com/gpu']) >= "
+                "(has(self.engine) && has(self.engine.tensorParallelSize) ? "
+                "self.engine.tensorParallelSize : 1)",
+                "a worker needs at least tensorParallelSize GPUs: raise resources.limits"
+                "['nvidia.com/gpu'] (a whole number) or lower engine.tensorParallelSize",
+            )
+        )
+    )
 
     model: ModelSource
+    """Which model the workers load."""
     engine: Engine | None = None
+    """How vLLM runs it."""
     resources: Resources | None = None
+    """What one worker gets of its node."""
     prompt: Prompt | None = None
+    """The chat template, where it is not the model's own."""
     retrieval: Retrieval | None = None
+    """The configuration of retrieval."""
     placement: Placement | None = None
+    """On which nodes workers run."""
+
+
+MinRequests = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
 class ShadowStep(ApiModel):
-    share: ShareText
-    duration: DurationText
-    min_requests: int = 20
+    """Copies a share of the user requests to the canary and drops its answers."""
+
+    share: StepShareText
+    """The share of user requests that is copied, such as 5%."""
+    duration: StepDurationText
+    """How long requests must flow before the next step, such as 24h."""
+    min_requests: MinRequests = 20
+    """How many requests the canary must have had before the next step."""
 
 
 class CanaryStep(ApiModel):
-    share: ShareText
-    duration: DurationText
-    min_requests: int = 20
+    """Lets the canary answer a share of the user requests."""
+
+    share: StepShareText
+    """The share of user requests that the canary answers, such as 0.5%."""
+    duration: StepDurationText
+    """How long requests must flow before the next step, such as 30m."""
+    min_requests: MinRequests = 20
+    """How many requests the canary must have had before the next step."""
 
 
 class Step(ApiModel):
-    """Exactly one of the two is set."""
+    """One step of a rollout: either `shadow` or `canary`."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            Rule(
+                "has(self.shadow) != has(self.canary)",
+                "a step is either shadow or canary: set exactly one of the two",
+            )
+        )
+    )
 
     shadow: ShadowStep | None = None
+    """Copies a share of the user requests to the canary and drops its answers."""
     canary: CanaryStep | None = None
+    """Lets the canary answer a share of the user requests."""
+
+    @model_validator(mode="after")
+    def _is_one_of_two(self) -> Self:
+        if (self.shadow is None) == (self.canary is None):
+            raise ValueError("a step is either shadow or canary: set exactly one of the two")
+        return self
 
 
 def default_steps() -> list[Step]:
@@ -119,15 +457,55 @@ def default_steps() -> list[Step]:
     ]
 
 
+# The canary shares as numbers. A share that is not well-formed counts as 0 here: the rule beside
+# the share reports it, and this one must not fail on it.
+_CANARY_SHARES = (
+    "self.filter(s, has(s.canary)).map(s, "
+    f"s.canary.share.matches(r'{SHARE_PATTERN}') ? double(s.canary.share.replace('%', '')) : 0.0)"
+)
+
+
 class Strategy(ApiModel):
-    steps: list[Step] = Field(default_factory=default_steps)
+    """How a new revision takes over."""
+
+    steps: Annotated[
+        list[Step],
+        Field(min_length=1, max_length=MAX_STEPS),
+        Rule("self.size() > 0", "give at least one step, or leave steps out for the default plan"),
+        Rule(
+            "self.map(s, has(s.canary) ? 1 : 0).isSorted()",
+            "shadow steps come before the first canary step: move them to the front",
+        ),
+        Rule(
+            f"{_CANARY_SHARES}.isSorted() && {_CANARY_SHARES}.all(x, x == 0.0 || "
+            f"{_CANARY_SHARES}.exists_one(y, y == x))",
+            "the shares of the canary steps rise from step to step: sort them and let no two be "
+            "equal",
+        ),
+        ATOMIC_LIST,
+    ] = Field(default_factory=default_steps)
+    """The steps, in order: shadow steps first, then canary steps with rising shares. After the last
+    one every user moves to the new revision."""
     match_load: bool = True
-    rollback_window: DurationText = "1h"
-    max_extra_replicas: int | None = None
-    ready_timeout: DurationText = "30m"
+    """Fill canary workers with copied requests during canary steps until they are as busy as stable
+    ones, so that the two can be compared."""
+    rollback_window: WindowText = "1h"
+    """How long the replaced revision stays warm after a promotion, for a rollback in seconds."""
+    max_extra_replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] | None = None
+    """Workers above `replicas` during a rollout. Default: as many as `replicas`. With fewer the
+    stable revision shrinks as the canary grows, and condition InstantRollback says so."""
+    ready_timeout: ReadyTimeoutText = "30m"
+    """How long workers may take to become ready before the revision counts as failed."""
 
 
 class LLMDeploymentSpec(ApiModel):
-    replicas: int
+    """What should run and how new revisions take over. Written by you, never by the operator."""
+
+    replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
+    """How many workers answer all users."""
     revision: Revision
+    """Everything that changes behaviour: model, engine, resources, prompt, retrieval."""
     strategy: Strategy = Field(default_factory=Strategy)
+    """How a new revision takes over."""
+    revision_history_limit: Annotated[int, Field(ge=1, le=100)] = 10
+    """How many old revisions stay stored for `rollback --to`."""

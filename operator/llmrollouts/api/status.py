@@ -2,17 +2,25 @@
 
 Everything that the state machine must remember across a crash stands here and nowhere else.
 ``phase`` and ``message`` are printed summaries and never an input of logic.
+Texts and lists that could grow without end are cut to their bounds when a value is made, so that
+a long message can never make the status unwritable.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from llmrollouts.api.model import StoredModel
+from llmrollouts.api.rules import ATOMIC_LIST, TYPED_LIST, Schema
 from llmrollouts.api.spec import ShareText
+
+MESSAGE_LENGTH: Final = 1024
+NAME_LENGTH: Final = 253
+HISTORY_ENTRIES: Final = 20
+LIST_ENTRIES: Final = 64
 
 Phase = Literal[
     "Pending",
@@ -28,133 +36,255 @@ Phase = Literal[
 ]
 
 
+def _cut(length: int) -> BeforeValidator:
+    def cut(value: Any) -> Any:
+        if isinstance(value, str) and len(value) > length:
+            return value[: length - 1] + "…"
+        return value
+
+    return BeforeValidator(cut)
+
+
+def _keep_last(count: int) -> BeforeValidator:
+    def keep(value: Any) -> Any:
+        return value[-count:] if isinstance(value, list | tuple) else value
+
+    return BeforeValidator(keep)
+
+
+MessageText = Annotated[str, _cut(MESSAGE_LENGTH), Schema((("maxLength", MESSAGE_LENGTH),))]
+NameText = Annotated[str, _cut(NAME_LENGTH), Schema((("maxLength", NAME_LENGTH),))]
+_LAST_HISTORY = (_keep_last(HISTORY_ENTRIES), Schema((("maxItems", HISTORY_ENTRIES),)))
+_LAST_ENTRIES = (_keep_last(LIST_ENTRIES), Schema((("maxItems", LIST_ENTRIES),)))
+
+
 class Condition(StoredModel):
-    type: str
+    """One observation of the operator."""
+
+    type: NameText
+    """What the condition is about; docs/api-reference.md lists the types."""
     status: Literal["True", "False", "Unknown"]
-    reason: str
-    message: str
+    """True, False, or Unknown while the operator cannot tell."""
+    reason: NameText
+    """One word that says why; docs/api-reference.md lists the reasons."""
+    message: MessageText
+    """What it means here and what to do next."""
     last_transition_time: datetime
+    """When `status` last changed."""
     observed_generation: int | None = None
+    """The metadata.generation that the condition speaks of."""
 
 
 class RequestCounter(StoredModel):
-    """Requests of the running step: ``total`` at the last commit, when ``source`` (one life of
-    one operator process) had counted ``base``. A new process starts its count at zero."""
+    """Requests of the running step: `total` at the last commit, when `source` (one life of
+    one operator process) had counted `base`. A new process starts its count at zero."""
 
     total: int = 0
-    source: str = ""
+    """Requests of the step up to the last commit."""
+    source: NameText = ""
+    """The operator process whose count `base` is."""
     base: int = 0
+    """What that process had counted at the last commit."""
+    since: datetime | None = None
+    """When that process was first seen; evidence may be missing for 15 s after it."""
 
 
 class StepStatus(StoredModel):
     """The running step. Its clock runs only while users or mirrored requests really flow."""
 
     index: int
+    """The place of the step in spec.strategy.steps, from 0."""
     kind: Literal["Shadow", "Canary"]
+    """Shadow copies requests and drops the answers; Canary answers users."""
     share: ShareText
+    """The share that the step asks for."""
     started_at: datetime
+    """When the step began."""
     held_seconds: float = 0.0
+    """Time on the step's clock up to `runningSince`, in seconds."""
     running_since: datetime | None = None
+    """Since when the clock runs; absent while it stands still."""
     counter: RequestCounter = Field(default_factory=RequestCounter)
+    """The requests counted in this step, compared with the step's minRequests."""
 
 
 class PromotionStatus(StoredModel):
-    """Growing: workers come up to full size. Shifting: share 100 % until acknowledged.
-    Switching: the route's default becomes the new revision. Clearing: the share key goes."""
+    """How far the promotion is, which moves every user without loading weights again."""
 
     stage: Literal["Growing", "Shifting", "Switching", "Clearing"]
+    """Growing: workers come up to full size. Shifting: share 100 % until acknowledged.
+    Switching: the route's default becomes the new revision. Clearing: the share key goes."""
     started_at: datetime
+    """When the stage began."""
 
 
 class LapseStatus(StoredModel):
-    """The share is 0 without a verdict; ``counts`` remembers lapses of this rollout by cause."""
+    """The share is 0 without a verdict; `counts` remembers lapses of this rollout by cause."""
 
     active: bool
-    cause: str
+    """True while the share is held at 0."""
+    cause: NameText
+    """Why, in one word."""
     since: datetime
+    """When the last lapse began."""
     healthy_since: datetime | None = None
-    counts: dict[str, int] = Field(default_factory=dict)
+    """Since when the cause is gone; the share returns after 60 s of health."""
+    counts: Annotated[dict[str, int], Schema((("maxProperties", LIST_ENTRIES),))] = Field(
+        default_factory=dict
+    )
+    """Lapses of this rollout by cause."""
 
 
 class WarmStatus(StoredModel):
-    """The replaced revision, kept at full size until ``until`` for a rollback without loading."""
+    """The replaced revision, kept at full size for a rollback without loading weights."""
 
-    revision: str
+    revision: NameText
+    """The revision that was stable before."""
     until: datetime
+    """When its workers may go (spec.strategy.rollbackWindow)."""
 
 
 class RetiringStatus(StoredModel):
-    """Revisions that get no new request; their workers go once the proxies have confirmed it."""
+    """A revision that gets no new request; its workers go once the proxies have confirmed it."""
 
-    revision: str
+    revision: NameText
+    """The revision."""
     since: datetime
+    """Since when it gets no new request."""
+    released_at: datetime | None = None
+    """When every gateway had confirmed that; from then on the gateways forget it."""
 
 
 class DeathStatus(StoredModel):
-    """Container-caused deaths of canary workers in this rollout (ids: pod uid/restart)."""
+    """Container-caused deaths of canary workers in this rollout."""
 
-    seen: list[str] = Field(default_factory=list)
+    seen: Annotated[list[NameText], *_LAST_ENTRIES, ATOMIC_LIST] = Field(default_factory=list)
+    """The deaths counted so far, as pod uid/container/restart."""
+    revision: NameText | None = None
+    """The revision whose deaths these are."""
 
 
 class RollbackStatus(StoredModel):
     """The last rollback and its times; a time is absent where it was not measured."""
 
-    revision: str
-    to: str
-    reason: str
-    message: str
+    revision: NameText
+    """The revision that was taken out."""
+    to: NameText
+    """The revision that answers since."""
+    reason: NameText
+    """One word that says why."""
+    message: MessageText
+    """Why, with its numbers."""
     requested_at: datetime | None = None
+    """When a person or the spec asked for it, or the fault was first seen."""
     decided_at: datetime
+    """When the operator decided it."""
     programmed_at: datetime | None = None
+    """When the last gateway had acknowledged it."""
     last_canary_request_at: datetime | None = None
+    """When the last user request started on the revision taken out."""
+    rejects: bool = False
+    """Whether the revision stays out until a person says `retry`."""
 
 
 class CommandStatus(StoredModel):
-    """The last command taken in. ``sequence`` grows by one with each; see api/command.py."""
+    """The last command taken in. `sequence` grows by one with each."""
 
     sequence: int
-    value: str
+    """The number of the command."""
+    value: NameText
+    """The annotation's value as it was given."""
     at: datetime
+    """When it was taken in."""
     result: Literal["Done", "Refused"]
-    message: str
+    """Whether it was executed."""
+    message: MessageText
+    """What it did, or why it was refused."""
+    reason: NameText | None = None
+    """The same in one word."""
+    withdrawn: bool = False
+    """Whether the annotation was seen absent before the operator could remove it."""
 
 
 class HistoryEntry(StoredModel):
+    """One event of the past."""
+
     at: datetime
-    revision: str
-    event: str
-    message: str
+    """When it happened."""
+    revision: NameText
+    """The revision that it is about."""
+    event: NameText
+    """What happened, in one word."""
+    message: MessageText
+    """What happened, in a sentence."""
 
 
 class LLMDeploymentStatus(StoredModel):
+    """What the operator has done and sees. Written by the operator alone."""
+
     observed_generation: int | None = None
+    """The metadata.generation that this status answers to."""
     epoch: int | None = None
+    """The term of the operator's leader that wrote it; an older leader writes nothing."""
     phase: Phase | None = None
-    message: str | None = None
-    conditions: list[Condition] = Field(default_factory=list)
-    stable_revision: str | None = None
-    canary_revision: str | None = None
-    # Set by `rollback:REVISION` to a stored revision; cleared when spec.revision changes
-    # (override_source is a digest of the spec's source at that time).
-    override_revision: str | None = None
-    override_source: str | None = None
+    """A summary in one word, for people and GitOps tools."""
+    message: MessageText | None = None
+    """A summary in one sentence: what happens now and what it waits for."""
+    conditions: Annotated[list[Condition], *_LAST_ENTRIES, TYPED_LIST] = Field(default_factory=list)
+    """Observations in detail; each says what to do next."""
+    stable_revision: NameText | None = None
+    """The revision that answers whatever no share takes."""
+    canary_revision: NameText | None = None
+    """The revision on its way."""
+    # override_source is a digest of the spec's source when the override was made.
+    override_revision: NameText | None = None
+    """The stored revision that `rollback:REVISION` asked for instead of the spec's."""
+    override_source: NameText | None = None
+    """The spec for which the override holds; it ends when spec.revision changes."""
     step: StepStatus | None = None
+    """The running step."""
     share: ShareText | None = None
+    """The share of user requests that the canary is meant to answer now."""
     shadow_share: ShareText | None = None
-    # What the gateways report of the last ten seconds.
-    measured_share: str | None = None
-    measured_shadow_share: str | None = None
+    """The share of user requests that is copied to the canary now."""
+    measured_share: NameText | None = None
+    """The share that the gateways report for the last ten seconds."""
+    measured_shadow_share: NameText | None = None
+    """The mirrored share that the gateways report for the last ten seconds."""
     promotion: PromotionStatus | None = None
+    """The running promotion."""
     warm: WarmStatus | None = None
-    retiring: list[RetiringStatus] = Field(default_factory=list)
+    """The replaced revision that can take all users back at once."""
+    retiring: Annotated[list[RetiringStatus], *_LAST_ENTRIES, ATOMIC_LIST] = Field(
+        default_factory=list
+    )
+    """Revisions whose workers go once no gateway knows them any more."""
     paused: bool = False
-    hold: str | None = None  # why a person is needed before the rollout goes on
+    """True after `pause`: the share stays and the step's clock stands still."""
+    hold: MessageText | None = None
+    """Why a person is needed before the rollout goes on."""
     lapse: LapseStatus | None = None
+    """The lapses of this rollout: the share fell to 0 without a verdict."""
     deaths: DeathStatus | None = None
+    """Deaths of canary containers; the second one fails the revision."""
     last_rollback: RollbackStatus | None = None
+    """The last rollback, with the times of its parts."""
     command: CommandStatus | None = None
-    history: list[HistoryEntry] = Field(default_factory=list)
-    # For the scale subresource.
+    """The last command."""
+    history: Annotated[list[HistoryEntry], *_LAST_HISTORY, ATOMIC_LIST] = Field(
+        default_factory=list
+    )
+    """The last events, oldest first."""
     replicas: int | None = None
+    """Workers of all revisions that are wanted now (scale subresource)."""
     ready_replicas: int | None = None
-    selector: str | None = None
+    """Workers that are ready."""
+    selector: Annotated[str, Schema((("maxLength", MESSAGE_LENGTH),))] | None = None
+    """Selects the workers' pods (scale subresource)."""
+
+
+class WrittenStatus(LLMDeploymentStatus):
+    """The status in the form of the API: with what is printed for people and never read back."""
+
+    step_text: NameText | None = None
+    """The running step as `kubectl get` prints it: its place, the number of steps, its kind."""

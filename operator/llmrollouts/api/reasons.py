@@ -1,0 +1,162 @@
+"""Every condition type and every reason that a user can meet, each with one line of meaning.
+
+A condition is an observation; its ``reason`` is one word from here and its message tells a person
+what to do next. Events use the same reasons. Decides nothing; the state machine and the
+controller's adapters pick from it, and docs/api-reference.md prints it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+
+class DocumentedName(StrEnum):
+    """A word with one line that explains it: ``NAME = "Name", "What it says."``."""
+
+    doc: str
+
+    def __new__(cls, value: str, doc: str) -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.doc = doc
+        return member
+
+
+class ConditionType(DocumentedName):
+    """What an entry of ``status.conditions`` is about."""
+
+    READY = "Ready", "The stable revision has ready workers and the gateways send users to them."
+    PROGRESSING = "Progressing", "A new revision is on its way; the reason says how it stands."
+    SOURCE_RESOLVED = (
+        "SourceResolved",
+        "The spec can be used: it is valid, allowed here, and its references exist.",
+    )
+    SOURCE_CHANGED = (
+        "SourceChanged",
+        "A referenced ConfigMap was edited in place; the stored revision still has the old text.",
+    )
+    REVISION_LOST = (
+        "RevisionLost",
+        "The stored record of a living revision is gone; its pods go on unharmed.",
+    )
+    INSTANT_ROLLBACK = (
+        "InstantRollback",
+        "The workers to go back to are warm and of full size: a rollback takes seconds.",
+    )
+    TRAFFIC_GUARANTEES = (
+        "TrafficGuarantees",
+        "Shares are programmed with a dead-man's switch and read back from every gateway.",
+    )
+    LAPSED = "Lapsed", "The canary share is 0 for now, without a verdict on the revision."
+    COMMAND_REFUSED = "CommandRefused", "The last command was not executed; the message says why."
+    STATUS_REBUILT = (
+        "StatusRebuilt",
+        "The status was missing or unreadable and was made anew from the children.",
+    )
+
+
+class Reason(DocumentedName):
+    """Why a condition has its status, or what an event tells."""
+
+    # Ready
+    SERVING = "Serving", "The stable revision serves."
+    NO_REVISION_YET = "NoRevisionYet", "No revision has become ready yet."
+    WORKERS_STARTING = "WorkersStarting", "Workers are starting; the message names what they need."
+    WORKERS_UNAVAILABLE = "WorkersUnavailable", "The stable revision has no ready worker."
+    GATEWAY_UNAVAILABLE = "GatewayUnavailable", "No gateway is connected to the operator."
+    FIRST_REVISION_FAILED = (
+        "FirstRevisionFailed",
+        "The first revision did not start; a changed spec starts afresh.",
+    )
+
+    # Progressing and events of a rollout
+    COMPLETE = "Complete", "The revision of the spec is stable; nothing is on its way."
+    ROLLOUT_STARTED = "RolloutStarted", "A new revision was stored and its rollout began."
+    STEP_STARTED = "StepStarted", "A step began."
+    STEP_RUNNING = "StepRunning", "A step is running; the message says what it waits for."
+    STEP_PASSED = "StepPassed", "A step had its time, its requests and every gate passed."
+    STEP_SKIPPED = "StepSkipped", "A person left the step out."
+    WAITING_FOR_CAPACITY = (
+        "WaitingForCapacity",
+        "The canary's ready workers do not carry the step's share yet.",
+    )
+    WAITING_FOR_REQUESTS = (
+        "WaitingForRequests",
+        "The step had its time but too few requests; the message says how many more.",
+    )
+    WAITING_FOR_GATEWAYS = (
+        "WaitingForGateways",
+        "Not every gateway has confirmed what it was told.",
+    )
+    GATE_FAILED = "GateFailed", "A gate failed; the message carries its numbers."
+    GATE_INCONCLUSIVE = "GateInconclusive", "A gate cannot decide; nothing is promoted on it."
+    GATE_ERROR = "GateError", "A gate's source failed; nothing is promoted or rolled back on it."
+    PAUSED = "Paused", "A person paused the rollout; `resume` goes on."
+    RESUMED = "Resumed", "A person resumed the rollout."
+    HELD = "Held", "The rollout needs a person; the message says which command does what."
+    PROMOTING = "Promoting", "All steps passed; users move to the new revision."
+    PROMOTED = "Promoted", "The new revision is stable."
+    ROLLING_BACK = "RollingBack", "Users go back to the stable revision."
+    ROLLED_BACK = "RolledBack", "Every gateway confirmed that no user request reaches the canary."
+    REJECTED = "Rejected", "The revision failed; it gets no traffic until a person says `retry`."
+    SUPERSEDED = "Superseded", "The spec names another revision; this one was taken out."
+    REVERTED = "Reverted", "The spec went back to the stable revision."
+    WORKER_DIED = "WorkerDied", "Canary containers died by their own fault for the second time."
+    NOT_READY_IN_TIME = "NotReadyInTime", "Workers were not ready within readyTimeout."
+
+    # SourceResolved
+    RESOLVED = "Resolved", "Every reference was read and stored with the revision."
+    INVALID_SPEC = "InvalidSpec", "The spec breaks a rule that the API server did not check."
+    CONFIG_MAP_MISSING = "ConfigMapMissing", "A referenced ConfigMap does not exist."
+    CONFIG_MAP_KEY_MISSING = "ConfigMapKeyMissing", "A referenced ConfigMap lacks the key."
+    SOURCE_TOO_LARGE = "SourceTooLarge", "A text is larger than a revision may store."
+    SOURCE_FORBIDDEN = "SourceForbidden", "The operator may not read the reference."
+    IMAGE_MISSING = "ImageMissing", "No engine image is given and the operator has no default."
+    IMAGE_NOT_PINNED = "ImageNotPinned", "An image is named by tag; this operator wants a digest."
+    IMAGE_NOT_ALLOWED = "ImageNotAllowed", "The operator's configuration does not allow the image."
+    MODEL_NOT_ALLOWED = "ModelNotAllowed", "The operator's configuration does not allow the model."
+    NAME_TOO_LONG = "NameTooLong", "The name leaves no room for its children's names."
+
+    # SourceChanged, RevisionLost
+    UNCHANGED = "Unchanged", "References read the same as when the revision was stored."
+    EDITED_IN_PLACE = "EditedInPlace", "A reference reads differently now; `refresh` takes it in."
+    STORED = "Stored", "The record of every living revision is there."
+    RECORD_DELETED = "RecordDeleted", "A record was deleted and could not be rewritten."
+    RECORD_REWRITTEN = "RecordRewritten", "A deleted record was rewritten from the children."
+
+    # InstantRollback
+    STABLE_AT_FULL_SIZE = "StableAtFullSize", "The stable workers are all kept."
+    WARM_UNTIL = "WarmUntil", "The replaced revision is kept until the time in the message."
+    TOO_FEW_EXTRA_REPLICAS = (
+        "TooFewExtraReplicas",
+        "maxExtraReplicas makes stable shrink; the message says what share can return at once.",
+    )
+    NO_WARM_REVISION = "NoWarmRevision", "No replaced revision is warm: going back loads weights."
+
+    # TrafficGuarantees
+    GATEWAYS_SETTLED = "GatewaysSettled", "Every gateway acknowledged what it was told."
+    GATEWAYS_UNSETTLED = "GatewaysUnsettled", "A gateway has not acknowledged; see the message."
+    PROVIDER_WITHOUT_TTL = (
+        "ProviderWithoutTTL",
+        "The traffic provider knows no time to live and no load reports.",
+    )
+
+    # Lapsed
+    HEALTHY = "Healthy", "No lapse."
+    NO_READY_CANARY = "NoReadyCanary", "No canary worker is ready."
+    STALE_EVIDENCE = "StaleEvidence", "The newest evidence is older than 15 seconds."
+    REPEATED_LAPSE = "RepeatedLapse", "The share lapsed twice for one cause; a person is needed."
+
+    # Commands
+    COMMAND_DONE = "CommandDone", "The command was executed."
+    NOTHING_TO_DO = "NothingToDo", "The command asks for what is already so."
+    COMMAND_INVALID = "CommandInvalid", "The annotation is no command."
+    COMMAND_IN_GIT = "CommandInGit", "The command stands in the applied manifest: refused."
+    NOT_THE_CANARY = "NotTheCanary", "The command names a revision that is not the canary."
+    UNKNOWN_REVISION = "UnknownRevision", "The command names a revision that is not stored."
+
+    # StatusRebuilt
+    STATUS_READABLE = "StatusReadable", "The status was read as written."
+    STATUS_UNREADABLE = "StatusUnreadable", "The status could not be read; see the message."
+    STATUS_MISSING = "StatusMissing", "There are children but no status."
