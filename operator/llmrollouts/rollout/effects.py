@@ -12,7 +12,8 @@ from llmrollouts.rollout.observation import Rejection, RevisionRecord
 
 @dataclass(frozen=True, slots=True)
 class StoreRevision:
-    """Create the ControllerRevision (its data never changes afterwards)."""
+    """Create the ControllerRevision; where it exists with the same data, raise its ``.revision``
+    to the record's number (a text that came back by ``refresh``). Data never changes."""
 
     record: RevisionRecord
 
@@ -78,6 +79,8 @@ class Plan:
     traffic: what the proxies do after the commit (before it, only ``lowered``); None: unchanged,
         because the deployment is being deleted.
     effects: in this order, after the commit and the traffic.
+    renew: the shares' leases are renewed with this round: its evidence is fresh (or a new leader
+        waits for its first report).
     wake_after: seconds until the next round is due without any event; None: no hurry.
     """
 
@@ -85,4 +88,5 @@ class Plan:
     traffic: DeploymentTraffic | None
     effects: tuple[Effect, ...] = ()
     notices: tuple[Notice, ...] = ()
+    renew: bool = False
     wake_after: float | None = None

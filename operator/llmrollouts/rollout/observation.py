@@ -23,6 +23,8 @@ class Deployment:
     spec: LLMDeploymentSpec
     status: LLMDeploymentStatus
     deleting: bool = False
+    # Why the status could not be read and an empty one stands here instead.
+    status_problem: str | None = None
     # Annotations llmrollouts.dev/command and .../command-sequence.
     command: str | None = None
     command_sequence: int = 0
@@ -103,6 +105,8 @@ class WorkerSet:
     role: Literal["stable", "canary", "retired"] | None
     uid: str
     terminating: bool = False
+    # Canonical JSON of its pod template, to rewrite a record that was deleted.
+    template: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
