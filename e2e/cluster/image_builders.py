@@ -1,0 +1,189 @@
+"""Building an image with the Docker engine or with buildah, and handing it to a cluster.
+
+Both builders see a context folder that holds the declared inputs and nothing else, so a file
+that is not part of the tag's hash cannot get into the image.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from e2e.cluster.image_specs import Image
+from e2e.cluster.inputs import list_files
+from e2e.cluster.leftovers import ctr
+from e2e.cluster.places import KIND_NAME, REPOSITORY, Places
+from e2e.cluster.steps import CannotContinueError, run, step, succeeds
+
+_BUILD_LIMIT = 3600.0
+_LOAD_LIMIT = 1800.0
+
+
+class Builder(Protocol):
+    """Makes images and can write them where a cluster reads them."""
+
+    def has(self, tag: str) -> bool: ...
+    def build(self, image: Image, base_tag: str | None) -> None: ...
+
+
+class Cluster(Protocol):
+    """Holds images that pods can use."""
+
+    def list_tags(self) -> set[str]: ...
+    def load(self, tag: str) -> None: ...
+
+
+@contextmanager
+def _context(image: Image, places: Places) -> Iterator[Path]:
+    # Beside the cache, not in /tmp: a base archive may not fit into a small memory-backed /tmp.
+    places.cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".context-{image.what}-", dir=places.cache) as name:
+        root = Path(name)
+        shutil.copy(image.dockerfile, root / "Dockerfile")
+        for target, source in image.files:
+            for file in list_files([source]):
+                inside = root / target / file.relative_to(source) if source.is_dir() else (
+                    root / target
+                )  # fmt: skip
+                inside.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, inside)
+        if image.what == "base":
+            _make_base_archive(root)
+        yield root
+
+
+def _make_base_archive(root: Path) -> None:
+    """The root file system of a small Debian, made from packages: no registry of images needed."""
+    if shutil.which("mmdebstrap") is None:
+        raise CannotContinueError("mmdebstrap is not installed: `make setup` installs it.")
+    lines = (REPOSITORY / "images" / "base" / "packages.txt").read_text().splitlines()
+    packages = [word for line in lines if (word := line.split("#")[0].strip())]
+    run(
+        ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}",
+         "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
+         "--dpkgopt=path-exclude=/usr/share/locale/*", "bookworm", root / "base.tar"],
+        timeout=_BUILD_LIMIT,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Buildah:
+    """Builds without a daemon, in a store of its own below the cache."""
+
+    places: Places
+
+    def command(self, *words: str | Path) -> list[str | Path]:
+        store = self.places.image_store
+        return ["buildah", "--root", store / "root", "--runroot", store / "run", *words]
+
+    def has(self, tag: str) -> bool:
+        return succeeds(self.command("inspect", "--type", "image", tag))
+
+    def build(self, image: Image, base_tag: str | None) -> None:
+        base = ["--build-arg", f"BASE={base_tag}"] if base_tag else []
+        # Downloads inside the build use this machine's trusted certificates and pip settings.
+        mounts = ["--volume", "/etc/ssl/certs:/etc/ssl/certs:ro"]
+        if Path("/etc/pip.conf").is_file():
+            mounts += ["--volume", "/etc/pip.conf:/etc/pip.conf:ro"]
+        if image.parent is None:
+            mounts = []  # built from scratch: nothing runs inside
+        with _context(image, self.places) as context:
+            run(
+                ["nice", "-n", "10", *self.command("bud"), "--isolation", "chroot",
+                 "--network", "host", "--layers", "--pull-never", "--quiet", *mounts, *base,
+                 "--tag", image.tag, "--file", context / "Dockerfile", context],
+                timeout=_BUILD_LIMIT,
+                env={**os.environ, "TMPDIR": str(self.places.cache)},
+            )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Docker:
+    """Builds with the Docker engine that kind uses too."""
+
+    places: Places
+
+    def has(self, tag: str) -> bool:
+        return succeeds(["docker", "image", "inspect", tag])
+
+    def build(self, image: Image, base_tag: str | None) -> None:
+        base = ["--build-arg", f"BASE={base_tag}"] if base_tag else []
+        with _context(image, self.places) as context:
+            run(["docker", "build", "--quiet", *base, "--tag", image.tag, context],
+                timeout=_BUILD_LIMIT)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NodeImages:
+    """The images of the single node, in its containerd."""
+
+    places: Places
+    buildah: Buildah
+
+    def list_tags(self) -> set[str]:
+        return set(ctr(self.places, "images", "list", "--quiet").split())
+
+    def load(self, tag: str) -> None:
+        """Write an uncompressed archive and import it: compressing costs more than it saves."""
+        with tempfile.TemporaryDirectory(prefix=".load-", dir=self.places.cache) as scratch:
+            archive = Path(scratch) / "image.tar"
+            run(
+                self.buildah.command(
+                    "push", "--quiet", "--disable-compression", tag, f"oci-archive:{archive}:{tag}"
+                ),
+                timeout=_LOAD_LIMIT,
+                env={**os.environ, "TMPDIR": scratch},
+            )
+            ctr(self.places, "images", "import", str(archive), timeout=_LOAD_LIMIT)
+
+
+@dataclass(frozen=True)
+class KindImages:
+    """The images of a kind cluster."""
+
+    def list_tags(self) -> set[str]:
+        node = f"{KIND_NAME}-control-plane"
+        listed = run(["docker", "exec", node, "ctr", "-n", "k8s.io", "images", "list", "-q"])
+        return set(listed.split())
+
+    def load(self, tag: str) -> None:
+        run(["kind", "load", "docker-image", "--name", KIND_NAME, tag], timeout=_LOAD_LIMIT)
+
+
+def docker_answers() -> bool:
+    """Whether a Docker engine can be used, not merely its client."""
+    try:
+        return succeeds(["docker", "info"], timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+def build_image(images: dict[str, Image], what: str, builder: Builder) -> None:
+    """Build an image, its parent first, unless the builder's store has the tag already."""
+    image = images[what]
+    if builder.has(image.tag):
+        return
+    if image.parent is not None:
+        build_image(images, image.parent, builder)
+    with step(f"Building {image.tag} ({image.cost})"):
+        builder.build(image, images[image.parent].tag if image.parent else None)
+
+
+def ensure_loaded(
+    images: dict[str, Image], wanted: list[str], builder: Builder, cluster: Cluster
+) -> None:
+    """Build what is missing and load it, one image at a time; what the cluster has is left."""
+    present = cluster.list_tags()
+    for what in wanted:
+        tag = images[what].tag
+        if tag not in present:
+            build_image(images, what, builder)
+            with step(f"Loading {tag} into the cluster"):
+                cluster.load(tag)

@@ -1,0 +1,3 @@
+module llmrollouts.dev/pause
+
+go 1.26.0
