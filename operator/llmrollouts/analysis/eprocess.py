@@ -1,0 +1,115 @@
+"""Evidence over time: a mixture of bets and start times that may be looked at every second.
+
+``EProcess`` is a rule without state; ``EvidenceState`` is all that must survive a restart, and it
+survives JSON bit for bit. Under the null hypothesis the evidence ever reaches 1/alpha with a
+chance of at most alpha (Ville's inequality). Restarts keep it quick for regressions that begin
+late in a stage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from llmrollouts.analysis.evalue import Cell, FloatArray, log_e
+
+# The quantiles of stable at which thresholds are fixed when a stage starts.
+QUANTILES: Final = (0.50, 0.75, 0.95, 0.99, 0.999)
+TICK_CAP: Final = 1.5  # nats per second; see the specification, 4.6
+ERROR_CAP: Final = 2.0
+# Beyond this a bet has won for ever; the bound keeps products finite.
+MOST_WEALTH: Final = 1e80
+
+
+@dataclass(frozen=True, slots=True)
+class Bet:
+    """``omega`` > 1: the canary exceeds threshold number ``threshold`` with odds that much
+    higher than stable's."""
+
+    threshold: int
+    omega: float
+
+
+LATENCY_BETS: Final = tuple(
+    Bet(threshold, omega)
+    for threshold, omegas in enumerate(
+        ((1.15, 1.4, 2.2), (1.2, 2.0, 5.0), (2.5, 8.0), (4.0, 15.0, 40.0), (10.0, 40.0))
+    )
+    for omega in omegas
+)
+ERROR_BETS: Final = tuple(Bet(0, omega) for omega in (2.0, 4.0, 10.0, 30.0, 100.0))
+LIMIT_BETS: Final = tuple(Bet(0, omega) for omega in (2.0, 4.0, 10.0, 40.0))
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceState:
+    """wealth: one value a bet, in the order of the rule's bets; ticks: seconds taken in."""
+
+    wealth: tuple[float, ...]
+    ticks: int = 0
+
+    def to_json(self) -> str:
+        """Python writes the shortest text that reads back as the same float: nothing is lost."""
+        return json.dumps({"wealth": self.wealth, "ticks": self.ticks})
+
+    @classmethod
+    def from_json(cls, text: str) -> EvidenceState:
+        """Raises ValueError when the text is no state."""
+        try:
+            raw = json.loads(text)
+            wealth, ticks = tuple(float(value) for value in raw["wealth"]), int(raw["ticks"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"this is no stored evidence: {error}") from error
+        if ticks < 0 or not all(0 <= value <= MOST_WEALTH for value in wealth):
+            raise ValueError("stored evidence lies outside its bounds")
+        return cls(wealth, ticks)
+
+
+@dataclass(frozen=True)
+class EProcess:
+    """The rule: bets, the length of the stage in seconds, the weight on starting at once, a cap.
+
+    A stage may be extended past ``stage_ticks``: then no new start times are added.
+    """
+
+    bets: tuple[Bet, ...]
+    stage_ticks: int
+    start_weight: float = 0.5
+    cap: float = TICK_CAP
+    _logs: tuple[tuple[int, tuple[int, ...], FloatArray], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.bets or self.stage_ticks < 1 or not 0 < self.start_weight < 1:
+            raise ValueError("an e-process needs bets, a stage of 1 s or more, a weight in (0, 1)")
+        groups = []
+        for threshold in sorted({bet.threshold for bet in self.bets}):
+            places = tuple(i for i, bet in enumerate(self.bets) if bet.threshold == threshold)
+            logs = np.log(np.array([self.bets[i].omega for i in places]))
+            groups.append((threshold, places, logs))
+        object.__setattr__(self, "_logs", tuple(groups))
+
+    def start(self) -> EvidenceState:
+        return EvidenceState((self.start_weight,) * len(self.bets))
+
+    def tick(self, state: EvidenceState, cells: Sequence[Cell]) -> EvidenceState:
+        """Take in one arrival second; ``cells[threshold]`` as the bets number them.
+
+        All cells must hold the same arrivals: mixing lags would let a stop peek at requests that
+        the slower thresholds have not seen yet.
+        """
+        ticks = state.ticks + 1
+        fresh = (1 - self.start_weight) / self.stage_ticks if ticks <= self.stage_ticks else 0.0
+        gains = np.empty(len(self.bets))
+        for threshold, places, logs in self._logs:
+            gains[list(places)] = log_e(cells[threshold], logs, self.cap)
+        wealth = np.minimum((np.array(state.wealth) + fresh) * np.exp(gains), MOST_WEALTH)
+        return EvidenceState(tuple(wealth.tolist()), ticks)
+
+    def evidence(self, state: EvidenceState) -> float:
+        """E: reject the null for ever once it has reached 1/alpha."""
+        unspent = (1 - self.start_weight) * max(0.0, 1 - state.ticks / self.stage_ticks)
+        return float(np.mean(state.wealth)) + unspent

@@ -1,0 +1,102 @@
+"""The evidence of one second at one threshold: Fisher-conditional likelihood-ratio bets.
+
+Decides what a bet pays; never how pay-offs accumulate (``eprocess``). Conditioning on the pooled
+counts removes the baseline, the load, the hour of the day and every shock that hits both arms.
+Source of the closed form: W. Hoeffding, Probability inequalities for sums of bounded random
+variables (1963), theorem 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import gammaln
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+
+# Above this many possible values the sum costs more than its extra power is worth, and the closed
+# form (never larger, so as valid) is used, provided that the canary is a small part of the pool.
+LARGEST_EXACT_SUPPORT: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Counts of one arrival second at one threshold; requests, not tokens.
+
+    canary_over of canary_total requests exceeded the threshold (times the margin); stable_over of
+    stable_total exceeded it. Raises ValueError for counts that cannot be.
+    """
+
+    canary_over: int
+    canary_total: int
+    stable_over: int
+    stable_total: int
+
+    def __post_init__(self) -> None:
+        if not (
+            0 <= self.canary_over <= self.canary_total
+            and 0 <= self.stable_over <= self.stable_total
+        ):
+            raise ValueError(f"no counts of requests: {self}")
+
+
+_log_factorials: FloatArray = gammaln(np.arange(4096, dtype=np.float64) + 1.0)
+
+
+def _log_factorial_table(largest: int) -> FloatArray:
+    """ln n! for n = 0 … largest; grown by doubling, as seconds repeat sizes."""
+    global _log_factorials  # noqa: PLW0603  # a table of constants, grown once
+    if largest >= len(_log_factorials):
+        size = max(largest + 1, 2 * len(_log_factorials))
+        _log_factorials = gammaln(np.arange(size, dtype=np.float64) + 1.0)
+    return _log_factorials
+
+
+def log_e_exact(cell: Cell, log_bets: FloatArray) -> FloatArray:
+    """ln e of each bet; ``log_bets`` holds ln omega, shape (bets,); the result has that shape.
+
+    e(omega) = omega**k / M(omega) with M the hypergeometric moment: expectation exactly 1 under
+    equal arms, at most 1 when the canary exceeds less often.
+    """
+    drawn, pool = cell.canary_total, cell.canary_total + cell.stable_total
+    marked = cell.canary_over + cell.stable_over
+    if drawn == 0 or marked == 0:
+        return np.zeros_like(log_bets)
+    ln = _log_factorial_table(pool)
+    x = np.arange(max(0, drawn + marked - pool), min(drawn, marked) + 1)
+    log_pmf = (
+        ln[marked] - ln[x] - ln[marked - x]
+        + ln[pool - marked] - ln[drawn - x] - ln[pool - marked - drawn + x]
+        - ln[pool] + ln[drawn] + ln[pool - drawn]
+    )  # fmt: skip
+    terms = log_pmf[None, :] + log_bets[:, None] * x[None, :]
+    top = terms.max(axis=1)
+    log_moment = top + np.log(np.exp(terms - top[:, None]).sum(axis=1))
+    return np.asarray(cell.canary_over * log_bets - log_moment)
+
+
+def log_e_closed(cell: Cell, log_bets: FloatArray) -> FloatArray:
+    """A lower bound of ``log_e_exact`` in closed form, same shapes; tight for a small canary."""
+    pool = cell.canary_total + cell.stable_total
+    marked = cell.canary_over + cell.stable_over
+    if cell.canary_total == 0 or marked == 0:
+        return np.zeros_like(log_bets)
+    return np.asarray(
+        cell.canary_over * log_bets
+        - cell.canary_total * np.log1p(np.expm1(log_bets) * (marked / pool))
+    )
+
+
+def log_e(cell: Cell, log_bets: FloatArray, cap: float = np.inf) -> FloatArray:
+    """ln e of each bet, at most ``cap`` nats: capping only lowers e, so it stays valid.
+
+    The cap makes a short stall of one worker, whose requests are not independent, affordable.
+    """
+    support = min(cell.canary_total, cell.canary_over + cell.stable_over)
+    small_canary = 10 * cell.canary_total <= cell.canary_total + cell.stable_total
+    if support > LARGEST_EXACT_SUPPORT and small_canary:
+        return np.minimum(log_e_closed(cell, log_bets), cap)
+    return np.minimum(log_e_exact(cell, log_bets), cap)

@@ -1,0 +1,70 @@
+"""A hard limit such as "p99 of the first token at most 350 ms", by exact counts.
+
+An estimated p99 of a small canary is noise. Counted are the requests over the limit, itself a
+bucket bound. The canary is rolled back only when it breaks the limit *and* exceeds it more often
+than stable does: if only the absolute test fires, stable breaks the limit as well, and going back
+would help nobody: freeze and page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import numpy as np
+
+from llmrollouts.analysis.eprocess import MOST_WEALTH, EvidenceState
+
+# Multiples of the allowed fraction that the alternative bets on.
+_MULTIPLES: Final = np.array([2.0, 3.0, 5.0, 10.0, 30.0, 80.0])
+
+
+class LimitVerdict(Enum):
+    WITHIN = "Within"
+    FREEZE = "Freeze"
+    ROLL_BACK = "RollBack"
+
+
+@dataclass(frozen=True)
+class AbsoluteLimit:
+    """``allowed``: the fraction of requests that may exceed the limit (0.01 for a p99)."""
+
+    allowed: float
+    stage_ticks: int
+    start_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.allowed < 0.5 or self.stage_ticks < 1:
+            raise ValueError("a limit allows a fraction in (0, 0.5), over a stage of 1 s or more")
+
+    @property
+    def _alternatives(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return np.minimum(_MULTIPLES * self.allowed, 0.99)
+
+    def start(self) -> EvidenceState:
+        return EvidenceState((self.start_weight,) * len(_MULTIPLES))
+
+    def tick(self, state: EvidenceState, over: int, total: int) -> EvidenceState:
+        """``over`` of ``total`` canary requests of one arrival second exceeded the limit."""
+        if not 0 <= over <= total:
+            raise ValueError(f"no counts of requests: {over} of {total}")
+        ticks = state.ticks + 1
+        fresh = (1 - self.start_weight) / self.stage_ticks if ticks <= self.stage_ticks else 0.0
+        q = self._alternatives
+        gains = over * np.log(q / self.allowed) + (total - over) * np.log(
+            (1 - q) / (1 - self.allowed)
+        )
+        wealth = np.minimum((np.array(state.wealth) + fresh) * np.exp(gains), MOST_WEALTH)
+        return EvidenceState(tuple(wealth.tolist()), ticks)
+
+    def evidence(self, state: EvidenceState) -> float:
+        unspent = (1 - self.start_weight) * max(0.0, 1 - state.ticks / self.stage_ticks)
+        return float(np.mean(state.wealth)) + unspent
+
+
+def judge_limit(absolute: float, relative: float, alpha: float) -> LimitVerdict:
+    """From the two evidences (``AbsoluteLimit``, and an ``EProcess`` with ``LIMIT_BETS``)."""
+    if absolute < 1 / alpha:
+        return LimitVerdict.WITHIN
+    return LimitVerdict.ROLL_BACK if relative >= 1 / alpha else LimitVerdict.FREEZE
