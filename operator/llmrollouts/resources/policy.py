@@ -1,0 +1,109 @@
+"""What the operator's administrator allows of a revision: images, models, names.
+
+The API server cannot know these rules, so a spec that breaks one is answered by a condition
+(SourceResolved=False) with this reason and message; nothing of it is started. Called by the state
+machine before a revision is stored. Stored revisions are not checked again: a stricter rule must
+not stop a revision that serves.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from llmrollouts.api.model_uri import parse_model_uri
+from llmrollouts.api.reasons import Reason
+from llmrollouts.api.settings import OperatorSettings
+from llmrollouts.api.spec import Engine, Revision
+
+# With a dash and a revision's ten characters it leaves room for the suffixes of ReplicaSet and
+# pod within the 63 characters of a host name.
+MAX_NAME_LENGTH: Final = 40
+NAME_PATTERN: Final = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a revision may not be used, and what to do about it."""
+
+    reason: Reason
+    message: str
+
+
+def refuse_revision(
+    deployment: str, revision: Revision, settings: OperatorSettings
+) -> Refusal | None:
+    """The first rule that ``revision`` of the LLMDeployment ``deployment`` breaks, or None."""
+    return (
+        _refuse_name(deployment)
+        or _refuse_image(revision.engine or Engine(), settings)
+        or _refuse_model(revision.model.uri, settings)
+    )
+
+
+def choose_image(engine: Engine, settings: OperatorSettings) -> str | None:
+    """The engine's image: the user's, else the operator's for the device; None without one."""
+    if engine.image is not None:
+        return engine.image
+    return settings.engine_image_cpu if engine.device == "CPU" else settings.engine_image_gpu
+
+
+def _refuse_name(name: str) -> Refusal | None:
+    if len(name) <= MAX_NAME_LENGTH and re.fullmatch(NAME_PATTERN, name):
+        return None
+    return Refusal(
+        Reason.NAME_TOO_LONG,
+        f"the name {name[:64]!r} leaves no room for the names of its children: create it again "
+        f"with at most {MAX_NAME_LENGTH} characters (lower-case letters, digits and dashes, a "
+        "letter first)",
+    )
+
+
+def _refuse_image(engine: Engine, settings: OperatorSettings) -> Refusal | None:
+    image = choose_image(engine, settings)
+    if image is None:
+        return Refusal(
+            Reason.IMAGE_MISSING,
+            f"the operator has no engine image for device {engine.device or 'GPU'}: set "
+            "spec.revision.engine.image",
+        )
+    if settings.require_digests and "@sha256:" not in image:
+        return Refusal(
+            Reason.IMAGE_NOT_PINNED,
+            f"the image {image} is named by tag, which may change under a running rollout: name it "
+            "by digest (…@sha256:…), or ask the operator's administrator to allow tags",
+        )
+    allowed = settings.allowed_images
+    if engine.image is not None and allowed and not _begins_with(image, allowed):
+        return Refusal(
+            Reason.IMAGE_NOT_ALLOWED,
+            f"the image {image} is not allowed by the operator's configuration; allowed are "
+            f"images that begin with: {', '.join(allowed)}",
+        )
+    return None
+
+
+def _refuse_model(uri: str, settings: OperatorSettings) -> Refusal | None:
+    try:
+        parse_model_uri(uri)
+    except ValueError as error:
+        return Refusal(Reason.INVALID_SPEC, f"spec.revision.model.uri: {error}")
+    allowed = settings.allowed_models
+    if allowed and not _begins_with(uri, allowed):
+        return Refusal(
+            Reason.MODEL_NOT_ALLOWED,
+            f"the model {uri} is not allowed by the operator's configuration; allowed are "
+            f"addresses that begin with: {', '.join(allowed)}",
+        )
+    return None
+
+
+def _begins_with(text: str, prefixes: tuple[str, ...]) -> bool:
+    """A prefix ends at a boundary: ``registry.example`` allows no ``registry.example.evil``."""
+    return any(
+        text == prefix
+        or (text.startswith(prefix) and (prefix[-1:] in "/:@" or text[len(prefix)] in "/:@"))
+        for prefix in prefixes
+        if prefix
+    )
