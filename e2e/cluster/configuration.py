@@ -243,6 +243,22 @@ def list_components(places: Places, files: dict[str, str]) -> tuple[Component, .
             configuration=(trust,),
         ),
         Component(
+            "kubelet",
+            kubernetes(
+                "kubelet",
+                f"--config={c}/kubelet.json",
+                f"--kubeconfig={c}/kubelet.kubeconfig",
+                f"--hostname-override={at.NODE_NAME}",
+                f"--node-ip={node}",
+                f"--root-dir={c}/kubelet",
+            ),
+            health=f"http://{node}:10248/healthz",
+            ready_within=60,
+            stop_within=10,
+            configuration=(files["kubelet.json"], files["cni/10-llmr.conflist"], trust),
+        ),
+        Component(
+            # After kubelet: it waits half a minute for a node that does not exist yet.
             "kube-proxy",
             kubernetes(
                 "kube-proxy",
@@ -260,20 +276,5 @@ def list_components(places: Places, files: dict[str, str]) -> tuple[Component, .
             ready_within=60,
             stop_within=5,
             configuration=(trust,),
-        ),
-        Component(
-            "kubelet",
-            kubernetes(
-                "kubelet",
-                f"--config={c}/kubelet.json",
-                f"--kubeconfig={c}/kubelet.kubeconfig",
-                f"--hostname-override={at.NODE_NAME}",
-                f"--node-ip={node}",
-                f"--root-dir={c}/kubelet",
-            ),
-            health=f"http://{node}:10248/healthz",
-            ready_within=60,
-            stop_within=10,
-            configuration=(files["kubelet.json"], files["cni/10-llmr.conflist"], trust),
         ),
     )

@@ -6,6 +6,7 @@ that is not part of the tag's hash cannot get into the image.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -165,25 +166,35 @@ def docker_answers() -> bool:
         return False
 
 
-def build_image(images: dict[str, Image], what: str, builder: Builder) -> None:
+@contextmanager
+def _alone(places: Places, what: str) -> Iterator[None]:
+    """One process at a time works on an image; others build other images meanwhile."""
+    places.cache.mkdir(parents=True, exist_ok=True)
+    with (places.cache / f".image-{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def build_image(places: Places, images: dict[str, Image], what: str, builder: Builder) -> None:
     """Build an image, its parent first, unless the builder's store has the tag already."""
     image = images[what]
-    if builder.has(image.tag):
-        return
-    if image.parent is not None:
-        build_image(images, image.parent, builder)
-    with step(f"Building {image.tag} ({image.cost})"):
-        builder.build(image, images[image.parent].tag if image.parent else None)
+    with _alone(places, f"build-{what}"):
+        if builder.has(image.tag):
+            return
+        if image.parent is not None:
+            build_image(places, images, image.parent, builder)
+        with step(f"Building {image.tag} ({image.cost})"):
+            builder.build(image, images[image.parent].tag if image.parent else None)
 
 
 def ensure_loaded(
-    images: dict[str, Image], wanted: list[str], builder: Builder, cluster: Cluster
+    places: Places, images: dict[str, Image], wanted: list[str], builder: Builder, cluster: Cluster
 ) -> None:
     """Build what is missing and load it, one image at a time; what the cluster has is left."""
-    present = cluster.list_tags()
     for what in wanted:
         tag = images[what].tag
-        if tag not in present:
-            build_image(images, what, builder)
-            with step(f"Loading {tag} into the cluster"):
-                cluster.load(tag)
+        with _alone(places, f"load-{what}"):
+            if tag not in cluster.list_tags():
+                build_image(places, images, what, builder)
+                with step(f"Loading {tag} into the cluster"):
+                    cluster.load(tag)

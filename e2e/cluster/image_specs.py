@@ -45,13 +45,24 @@ _RECIPES = {
     ),
     "operator": Recipe(
         "images/operator/Dockerfile",
-        ("requirements.txt", "pyproject.toml", "README.md", "LICENSE", "operator"),
+        (
+            "requirements.txt",
+            "images/operator/requirements.txt",
+            "pyproject.toml",
+            "README.md",
+            "LICENSE",
+            "operator",
+        ),
     ),
     "gateway": Recipe("images/gateway/Dockerfile", ("images/gateway/requirements.txt",)),
     "worker": Recipe("worker_image/Dockerfile", ("worker_image/launcher",), cost="seconds"),
     "fake-engine": Recipe(
         "worker_image/Dockerfile.fake-engine",
-        ("worker_image/fake_engine", "worker_image/requirements-fake-engine.txt"),
+        (
+            "worker_image/fake_engine",
+            "worker_image/fake_engine/requirements.txt",
+            "e2e/models/tiny_model.py",
+        ),
     ),
     "vllm-cpu": Recipe(
         "worker_image/Dockerfile.vllm-cpu",

@@ -8,7 +8,6 @@ image of the project; `--tags` prints the tags without building anything.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import sys
 from pathlib import Path
@@ -37,18 +36,13 @@ def ensure_images(wanted: list[str], *, load: bool = True) -> dict[str, str]:
     places = find_places()
     use_docker = docker_answers()
     images = _choose(places, wanted, use_docker)
-    places.cache.mkdir(parents=True, exist_ok=True)
-    with (places.cache / ".images.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        builder: Builder = Docker(places) if use_docker else Buildah(places)
-        if load:
-            cluster: Cluster = (
-                KindImages() if use_docker else NodeImages(places, Buildah(places))
-            )
-            ensure_loaded(images, wanted, builder, cluster)
-        else:
-            for what in wanted:
-                build_image(images, what, builder)
+    builder: Builder = Docker(places) if use_docker else Buildah(places)
+    if load:
+        cluster: Cluster = KindImages() if use_docker else NodeImages(places, Buildah(places))
+        ensure_loaded(places, images, wanted, builder, cluster)
+    else:
+        for what in wanted:
+            build_image(places, images, what, builder)
     return {what: images[what].tag for what in wanted}
 
 
@@ -78,7 +72,9 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     wanted = options.what or list(PROJECT_IMAGES)
     try:
-        tags = list_tags(wanted) if options.tags else ensure_images(wanted, load=not options.no_load)
+        tags = (
+            list_tags(wanted) if options.tags else ensure_images(wanted, load=not options.no_load)
+        )
     except CannotContinueError as problem:
         say(str(problem))
         return 1

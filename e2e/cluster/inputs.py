@@ -27,9 +27,7 @@ def list_files(paths: Iterable[Path]) -> list[Path]:
 
 def _is_ignored(file: Path, root: Path) -> bool:
     parts = file.relative_to(root).parts
-    return (
-        any(p in _IGNORED or p.endswith(".egg-info") for p in parts) or file.suffix == ".pyc"
-    )
+    return any(p in _IGNORED or p.endswith(".egg-info") for p in parts) or file.suffix == ".pyc"
 
 
 def hash_inputs(root: Path, paths: Iterable[Path], *texts: str) -> str:

@@ -69,7 +69,7 @@ def up(places: Places) -> None:
         if component.name == "kubelet":
             # The sandbox image must be there before the first pod.
             store = NodeImages(places, Buildah(places))
-            ensure_loaded(images, list(NODE_IMAGES), Buildah(places), store)
+            ensure_loaded(places, images, list(NODE_IMAGES), Buildah(places), store)
         _ensure_component(places, component)
     with step("Waiting for the node to be Ready"):
         _wait_for_node(places)

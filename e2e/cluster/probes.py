@@ -10,14 +10,16 @@ import socket
 import ssl
 import struct
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from e2e.cluster import places as at
 from e2e.cluster.configuration import SERVER
 
+Json = dict[str, Any]
 _TIMEOUT = 5.0
 
 
@@ -39,12 +41,15 @@ def answers(address: str) -> bool:
     return _get(address, context) is not None
 
 
-def get_object(path: str, pki: Path) -> dict[str, object] | None:
+def get_object(path: str, pki: Path) -> Json | None:
     """An object from the API server as the cluster's admin; None when it cannot be had."""
     context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
     context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
     body = _get(f"{SERVER}{path}", context)
-    return None if body is None else json.loads(body)
+    if body is None:
+        return None
+    loaded: Json = json.loads(body)
+    return loaded
 
 
 def _get(address: str, context: ssl.SSLContext) -> bytes | None:
@@ -64,20 +69,17 @@ def node_is_ready(pki: Path, kubelet_age: float) -> bool:
     younger than the kubelet counts.
     """
     node = get_object(f"/api/v1/nodes/{at.NODE_NAME}", pki)
-    lease = get_object(
-        f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{at.NODE_NAME}", pki
-    )
-    if node is None or lease is None:
-        return False
-    return is_ready(node, lease, newer_than=time.time() - kubelet_age)
+    return node is not None and is_ready(node, newer_than=time.time() - kubelet_age)
 
 
-def is_ready(node: dict, lease: dict, newer_than: float) -> bool:  # type: ignore[type-arg] # JSON
-    """The rule of node_is_ready, on the objects themselves."""
-    renewed = datetime.fromisoformat(lease["spec"]["renewTime"].replace("Z", "+00:00"))
-    conditions = node.get("status", {}).get("conditions", [])
-    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-    return ready and renewed >= datetime.fromtimestamp(newer_than, UTC)
+def is_ready(node: Json, newer_than: float) -> bool:
+    """The rule of node_is_ready, on the object itself; `newer_than` in seconds since 1970."""
+    status = node.get("status", {})
+    for condition in status.get("conditions", []):
+        if condition["type"] == "Ready" and condition["status"] == "True":
+            beat = datetime.fromisoformat(condition["lastHeartbeatTime"].replace("Z", "+00:00"))
+            return beat.timestamp() >= int(newer_than)  # heartbeats are told in whole seconds
+    return False
 
 
 def dns_answers(name: str = "kubernetes.default.svc.cluster.local") -> bool:
@@ -91,7 +93,7 @@ def dns_answers(name: str = "kubernetes.default.svc.cluster.local") -> bool:
         except OSError:
             return False
     got_id, flags, _, answers_count = struct.unpack(">HHHH", answer[:8])
-    return got_id == query_id and flags & 0x800F == 0x8000 and answers_count > 0
+    return bool(got_id == query_id and flags & 0x800F == 0x8000 and answers_count > 0)
 
 
 def make_query(name: str, query_id: int) -> bytes:
