@@ -1,0 +1,415 @@
+"""The ASGI application: vLLM's paths, answered by hand for speed, and `/fake/faults`.
+
+No framework: one request costs a fraction of a millisecond, so one core serves well over the 500
+short answers a second that load tests of the gateway need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import json
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from . import answers
+from .behavior import BadBehavior, change
+from .engine import VERSION, Choice, Engine, Fate
+from .language import pieces_of
+from .metrics import CONTENT_TYPE
+from .protocol import ApiError, Request, parse_request, read_body
+
+Message = MutableMapping[str, Any]  # the ASGI specification's own type
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+JSON = b"application/json"
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
+MAX_BODY_BYTES = 64 * 1024 * 1024
+GENERATING = {"/v1/completions": False, "/v1/chat/completions": True}
+POSTS = {*GENERATING, "/tokenize"}
+GETS = {"/v1/models", "/version", "/health", "/load", "/metrics", "/ping"}
+
+
+class ConnectionCut(Exception):
+    """Raised on purpose: uvicorn closes a connection whose application fails in mid-answer."""
+
+
+class App:
+    """One engine's HTTP face."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._ids = itertools.count(time.time_ns() & 0xFFFFFFFF)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        started = time.perf_counter()
+        path, method = scope["path"], scope["method"]
+        exchange = _Exchange(scope, receive, send)
+        try:
+            await self._route(method, path, exchange)
+        except ApiError as error:
+            await exchange.answer_json(error.status, error.body())
+        finally:
+            if path not in ("/metrics", "/load", "/health", "/ping", "/version"):
+                self._record_http(method, path, exchange, time.perf_counter() - started)
+
+    async def _route(self, method: str, path: str, exchange: _Exchange) -> None:
+        engine = self._engine
+        if path == "/fake/faults":
+            await self._faults(method, exchange)
+        elif path in POSTS or path in GETS:
+            if method not in (("POST",) if path in POSTS else ("GET", "HEAD", "POST")[:2]):
+                await exchange.answer_json(
+                    405,
+                    {"detail": "Method Not Allowed"},
+                    [(b"allow", b"POST" if path in POSTS else b"GET")],
+                )
+            elif path in GENERATING:
+                await self._generate(exchange, is_chat=GENERATING[path])
+            elif path == "/health":
+                await exchange.answer(503 if engine.behavior.unhealthy else 200, None, b"")
+            elif path == "/ping":
+                await exchange.answer(200, None, b"")
+            elif path == "/load":
+                await exchange.answer_json(200, {"server_load": engine.load})
+            elif path == "/metrics":
+                page = engine.render_metrics()
+                await exchange.answer(200, CONTENT_TYPE.encode(), page, vary=False)
+            elif path == "/version":
+                await exchange.answer_json(200, {"version": VERSION})
+            elif path == "/v1/models":
+                options = engine.options
+                await exchange.answer_json(
+                    200,
+                    answers.models(
+                        options.served_names,
+                        options.model,
+                        engine.model.max_model_len,
+                        int(time.time()),
+                    ),
+                )
+            else:
+                body = read_body(await exchange.body(), exchange.header(b"content-type"))
+                await exchange.answer_json(
+                    200, answers.tokenized(body, engine.model.max_model_len)
+                )
+        else:
+            await exchange.answer_json(404, {"detail": "Not Found"})
+
+    async def _faults(self, method: str, exchange: _Exchange) -> None:
+        engine = self._engine
+        if method == "POST":
+            try:
+                settings = json.loads(await exchange.body())
+                if not isinstance(settings, dict):
+                    raise BadBehavior("the body must be a JSON object of settings")
+                engine.behavior = change(engine.behavior, settings)
+            except ValueError as error:
+                await exchange.answer_json(400, {"error": str(error)})
+                return
+        elif method == "DELETE":
+            engine.behavior = engine.started_with
+        await exchange.answer_json(200, dataclasses.asdict(engine.behavior))
+        if engine.behavior.crash:
+            engine.crash()
+
+    # -- generation -----------------------------------------------------------------------------
+
+    async def _generate(self, exchange: _Exchange, *, is_chat: bool) -> None:
+        engine = self._engine
+        body = await exchange.body()
+        engine.load += engine.options.load_tracking
+        choices: list[Choice] = []
+        try:
+            request = parse_request(
+                read_body(body, exchange.header(b"content-type")),
+                is_chat=is_chat,
+                served_names=engine.options.served_names,
+                max_model_len=engine.model.max_model_len,
+            )
+            fate = engine.draw_fate(is_probe=bool(exchange.header(b"x-llmrollouts-probe")))
+            if fate.error:
+                raise ApiError(
+                    engine.behavior.error_status, "failed on purpose", "InternalServerError"
+                )
+            if fate.hang:
+                await exchange.wait_for_disconnect()
+                return
+            choices = engine.submit(request, fate)
+            await self._answer(exchange, request, fate, choices)
+        finally:
+            engine.load -= engine.options.load_tracking
+            for choice in choices:
+                engine.batch.abort(choice.generation)
+
+    async def _answer(
+        self, exchange: _Exchange, request: Request, fate: Fate, choices: list[Choice]
+    ) -> None:
+        watcher = asyncio.ensure_future(exchange.wait_for_disconnect())
+        watcher.add_done_callback(lambda _: choices[0].generation.changed.set())
+        prefix = "chatcmpl" if request.is_chat else "cmpl"
+        request_id = f"{prefix}-{next(self._ids):016x}"
+        style = answers.Style(
+            is_chat=request.is_chat,
+            request_id=request_id,
+            created=int(time.time()),
+            model=request.model,
+            fingerprint=self._engine.fingerprint,
+        )
+        headers = (
+            [(b"x-request-id", request_id.encode())]
+            if self._engine.options.request_id_headers
+            else []
+        )
+        try:
+            if request.stream:
+                await self._stream(exchange, watcher, request, fate, choices, style, headers)
+            else:
+                await self._answer_whole(exchange, watcher, request, choices, style, headers)
+        finally:
+            watcher.cancel()
+
+    async def _answer_whole(
+        self,
+        exchange: _Exchange,
+        watcher: asyncio.Future[None],
+        request: Request,
+        choices: list[Choice],
+        style: answers.Style,
+        headers: list[tuple[bytes, bytes]],
+    ) -> None:
+        changed = choices[0].generation.changed
+        while not all(choice.generation.finished for choice in choices):
+            await changed.wait()
+            changed.clear()
+            if watcher.done():
+                return
+        prompt_tokens = sum(len(prompt) for prompt in request.prompts)
+        completion_tokens = sum(choice.generation.generated for choice in choices)
+        shown = [self._whole_choice(request, choice, style) for choice in choices]
+        used = answers.full_usage(prompt_tokens, completion_tokens)
+        prompt_logprobs = self._prompt_logprobs(request, choices[0]) if request.is_chat else None
+        await exchange.answer_json(200, style.answer(shown, used, prompt_logprobs), headers)
+
+    def _whole_choice(
+        self, request: Request, choice: Choice, style: answers.Style
+    ) -> dict[str, object]:
+        text = choice.text_between(0, choice.generation.generated)
+        prompt_text = request.prompt_texts[choice.index // request.choices]
+        logprobs = None
+        if request.logprobs is not None:
+            logprobs = style.logprobs(
+                choice.tokens[: choice.generation.generated],
+                choice.seed,
+                0,
+                request.logprobs,
+                len(prompt_text) if request.echo else 0,
+                self._engine.rival_of(choice),
+            )
+        return style.choice(
+            choice.index,
+            (prompt_text if request.echo else "") + text,
+            "abort" if choice.generation.aborted else choice.finish_reason,
+            choice.stop_reason,
+            logprobs,
+            None if request.is_chat else self._prompt_logprobs(request, choice),
+        )
+
+    def _prompt_logprobs(self, request: Request, choice: Choice) -> list[object] | None:
+        if request.prompt_logprobs is None:
+            return None
+        position = choice.index // request.choices
+        return answers.prompt_logprobs(
+            request.prompts[position], pieces_of(request.prompt_texts[position]), choice.seed
+        )
+
+    async def _stream(
+        self,
+        exchange: _Exchange,
+        watcher: asyncio.Future[None],
+        request: Request,
+        fate: Fate,
+        choices: list[Choice],
+        style: answers.Style,
+        headers: list[tuple[bytes, bytes]],
+    ) -> None:
+        prompt_tokens = sum(len(prompt) for prompt in request.prompts)
+        sent = [0] * len(choices)
+        ended = [False] * len(choices)
+        changed = choices[0].generation.changed
+        started = False
+        while not all(ended):
+            await changed.wait()
+            changed.clear()
+            if watcher.done():
+                return
+            parts: list[bytes] = []
+            if not started:
+                started = True
+                await exchange.start(200, EVENT_STREAM, headers)
+                if request.is_chat:
+                    parts += [
+                        answers.event(style.role_chunk(choice.index)) for choice in choices
+                    ]
+            for position, choice in enumerate(choices):
+                generation = choice.generation
+                if ended[position] or (
+                    generation.generated == sent[position] and not generation.finished
+                ):
+                    continue
+                ended[position] = generation.finished
+                last = all(ended) and not request.include_usage
+                used = (
+                    answers.usage(prompt_tokens, sum(one.generation.generated for one in choices))
+                    if request.continuous_usage
+                    else None
+                )
+                parts.append(
+                    answers.event(
+                        self._chunk(request, choice, sent[position], style, last=last, used=used)
+                    )
+                )
+                sent[position] = generation.generated
+            await exchange.send_part(b"".join(parts))
+            if fate.cut:
+                raise ConnectionCut("cut on purpose")
+            if fate.stream_error:
+                error = ApiError(500, "failed in mid-stream on purpose", "InternalServerError")
+                await exchange.send_part(answers.event(error.body()) + answers.DONE)
+                await exchange.finish()
+                return
+        tail = answers.DONE
+        if request.include_usage:
+            used = answers.usage(prompt_tokens, sum(sent))
+            tail = answers.event(style.usage_chunk(used)) + tail
+        await exchange.send_part(tail)
+        await exchange.finish()
+
+    def _chunk(
+        self,
+        request: Request,
+        choice: Choice,
+        start: int,
+        style: answers.Style,
+        *,
+        last: bool,
+        used: dict[str, object] | None,
+    ) -> dict[str, object]:
+        generation = choice.generation
+        end = generation.generated
+        text = choice.text_between(start, end)
+        if request.echo and start == 0:
+            text = request.prompt_texts[choice.index // request.choices] + text
+        finish_reason = None
+        if generation.finished:
+            finish_reason = "abort" if generation.aborted else choice.finish_reason
+        logprobs = None
+        if request.logprobs is not None:
+            logprobs = style.logprobs(
+                choice.tokens[start:end],
+                choice.seed,
+                start,
+                request.logprobs,
+                sum(len(token) for token in choice.tokens[:start]),
+                self._engine.rival_of(choice),
+            )
+        return style.text_chunk(
+            choice.index,
+            text,
+            finish_reason,
+            choice.stop_reason if generation.finished else None,
+            logprobs,
+            last_of_stream=last,
+            used=used,
+        )
+
+    # -- the API server's own metrics -------------------------------------------------------------
+
+    def _record_http(self, method: str, path: str, exchange: _Exchange, seconds: float) -> None:
+        metrics = self._engine.metrics
+        handler = path if path in POSTS or path in GETS else "none"
+        status = f"{exchange.status // 100}xx"
+        metrics.count("http_requests_total", handler=handler, method=method, status=status)
+        metrics.observe("http_request_size_bytes", exchange.received, handler=handler)
+        metrics.observe("http_response_size_bytes", exchange.sent, handler=handler)
+        metrics.observe("http_request_duration_highr_seconds", seconds)
+        metrics.observe("http_request_duration_seconds", seconds, handler=handler, method=method)
+
+
+class _Exchange:
+    """One request and its answer on the wire."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._receive = receive
+        self._send = send
+        self.status = 500
+        self.received = 0
+        self.sent = 0
+
+    def header(self, name: bytes) -> str:
+        return self._headers.get(name, b"").decode("latin-1")
+
+    async def body(self) -> bytes:
+        parts = []
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ConnectionCut("the client left before its request was complete")
+            parts.append(message.get("body", b""))
+            self.received += len(parts[-1])
+            if self.received > MAX_BODY_BYTES:
+                raise ApiError(413, "the body is too large")
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+    async def wait_for_disconnect(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            continue
+
+    async def answer_json(
+        self, status: int, content: object, headers: list[tuple[bytes, bytes]] | None = None
+    ) -> None:
+        await self.answer(status, JSON, answers.encode(content), headers)
+
+    async def answer(
+        self,
+        status: int,
+        content_type: bytes | None,
+        body: bytes,
+        headers: list[tuple[bytes, bytes]] | None = None,
+        *,
+        vary: bool = True,
+    ) -> None:
+        sized = [*(headers or []), (b"content-length", str(len(body)).encode())]
+        await self.start(status, content_type, sized, vary=vary)
+        await self.send_part(body, more=False)
+
+    async def start(
+        self,
+        status: int,
+        content_type: bytes | None,
+        headers: list[tuple[bytes, bytes]],
+        *,
+        vary: bool = True,
+    ) -> None:
+        self.status = status
+        sent = list(headers)
+        if content_type is not None:
+            sent.append((b"content-type", content_type))
+        if vary:
+            sent.append((b"vary", b"Origin"))
+        await self._send({"type": "http.response.start", "status": status, "headers": sent})
+
+    async def send_part(self, part: bytes, *, more: bool = True) -> None:
+        self.sent += len(part)
+        await self._send({"type": "http.response.body", "body": part, "more_body": more})
+
+    async def finish(self) -> None:
+        await self.send_part(b"", more=False)
