@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from e2e.environment import Environment, build_images
+from e2e.environment import build_images
 from e2e.harness.kube import eventually
 from e2e.harness.scenario import Chat, canary, shadow
 
@@ -20,9 +20,7 @@ RESOURCES = {"requests": {"cpu": "200m", "memory": "3Gi"}, "limits": {"memory": 
 
 @pytest.mark.vllm
 @pytest.mark.timeout(1500)
-def test_real_vllm_is_rolled_out_drained_and_rolled_back(
-    chat: Callable[..., Chat], environment: Environment
-) -> None:
+def test_real_vllm_is_rolled_out_drained_and_rolled_back(chat: Callable[..., Chat]) -> None:
     image = build_images(["vllm-cpu"])["vllm-cpu"]
     steps = [shadow("20%", "5s", 3), canary("50%", "10s", 5)]
     given = chat(
