@@ -54,6 +54,10 @@ class ConditionType(DocumentedName):
         "StatusRebuilt",
         "The status was missing or unreadable and was made anew from the children.",
     )
+    RECONCILED = (
+        "Reconciled",
+        "Present and False only while the operator cannot carry out its decisions; see the reason.",
+    )
 
 
 class Reason(DocumentedName):
@@ -103,6 +107,14 @@ class Reason(DocumentedName):
     SUPERSEDED = "Superseded", "The spec names another revision; this one was taken out."
     REVERTED = "Reverted", "The spec went back to the stable revision."
     WORKER_DIED = "WorkerDied", "Canary containers died by their own fault for the second time."
+    RETIRED = "Retired", "The workers of a revision that is no longer needed are gone."
+    NO_ROOM = "NoRoom", "maxExtraReplicas leaves no room for a canary worker."
+    NO_STEPS = "NoSteps", "The strategy has no step; nothing starts."
+    WAITING_FOR_SOURCE = "WaitingForSource", "The wanted revision cannot be read or stored yet."
+    WAITING_FOR_RETIREMENT = (
+        "WaitingForRetirement",
+        "Workers of an earlier revision leave before the next revision starts.",
+    )
     NOT_READY_IN_TIME = "NotReadyInTime", "Workers were not ready within readyTimeout."
 
     # SourceResolved
@@ -160,3 +172,13 @@ class Reason(DocumentedName):
     STATUS_READABLE = "StatusReadable", "The status was read as written."
     STATUS_UNREADABLE = "StatusUnreadable", "The status could not be read; see the message."
     STATUS_MISSING = "StatusMissing", "There are children but no status."
+
+    # Reconciled
+    RECONCILE_ERROR = (
+        "ReconcileError",
+        "The operator met an error of its own with this object; it retries, traffic stays.",
+    )
+    API_REJECTED = (
+        "APIRejected",
+        "The API server refused a write (RBAC, quota, admission); the message says which.",
+    )
