@@ -26,59 +26,60 @@ ALLOWED_ARGUMENTS: Final = (
     "--async-scheduling",
     "--attention-backend",
     "--block-size",
-    "--calculate-kv-scales",
     "--chat-template-content-format",
     "--cpu-offload-gb",
     "--cudagraph-capture-sizes",
+    "--custom-histogram-buckets",
     "--default-chat-template-kwargs",
     "--disable-cascade-attn",
-    "--disable-chunked-mm-input",
     "--disable-custom-all-reduce",
+    "--disable-hybrid-kv-cache-manager",
     "--disable-sliding-window",
     "--enable-auto-tool-choice",
     "--enable-chunked-prefill",
     "--enable-expert-parallel",
     "--enable-force-include-usage",
+    "--enable-mfu-metrics",
     "--enable-prefix-caching",
     "--enable-prompt-tokens-details",
+    "--enable-request-id-headers",
     "--enforce-eager",
-    "--exclude-tools-when-tool-choice-none",
-    "--generation-config",
     "--kv-cache-dtype",
     "--kv-cache-memory-bytes",
     "--limit-mm-per-prompt",
-    "--logprobs-mode",
     "--long-prefill-token-threshold",
     "--max-cudagraph-capture-size",
     "--max-log-len",
     "--max-logprobs",
-    "--max-long-partial-prefills",
     "--max-num-batched-tokens",
-    "--max-num-partial-prefills",
+    "--max-num-queued-reqs",
+    "--max-num-queued-tokens",
     "--max-num-seqs",
     "--max-parallel-loading-workers",
     "--mm-processor-cache-gb",
+    "--moe-backend",
     "--no-async-scheduling",
     "--no-enable-chunked-prefill",
     "--no-enable-prefix-caching",
     "--num-gpu-blocks-override",
     "--optimization-level",
     "--override-generation-config",
+    "--performance-mode",
     "--pipeline-parallel-size",
     "--prefix-caching-hash-algo",
     "--quantization",
     "--reasoning-parser",
-    "--response-role",
-    "--return-tokens-as-token-ids",
+    "--safetensors-load-strategy",
     "--scheduling-policy",
     "--seed",
+    "--skip-mm-profiling",
     "--stream-interval",
-    "--structured-outputs-config",
-    "--swap-space",
     "--tokenizer-mode",
     "--tool-call-parser",
     "--uvicorn-log-level",
 )
+# Allowed with these values only: any other is the path of a file.
+ALLOWED_ITEMS: Final = ("--generation-config=auto", "--generation-config=vllm")
 
 FORBIDDEN_VARIABLES: Final = (
     "AWS_ENDPOINT_URL",
@@ -118,9 +119,10 @@ VARIABLE_MESSAGE: Final = (
     "model.tokenSecretKeyRef, for addresses of model stores ask the operator's administrator"
 )
 _QUOTED = ", ".join(f"'{name}'" for name in ALLOWED_ARGUMENTS)
+_QUOTED_ITEMS = ", ".join(f"'{item}'" for item in ALLOWED_ITEMS)
 ARGUMENT_RULE: Final = (
     f"!self.startsWith('-') || (self.contains('=') ? self.substring(0, self.indexOf('=')) : self)"
-    f" in [{_QUOTED}]"
+    f" in [{_QUOTED}] || self in [{_QUOTED_ITEMS}]"
 )
 _QUOTED_VARIABLES = ", ".join(f"'{name}'" for name in FORBIDDEN_VARIABLES)
 VARIABLE_RULE: Final = " && ".join(
@@ -130,7 +132,9 @@ VARIABLE_RULE: Final = " && ".join(
 
 def refuse_argument(argument: str) -> bool:
     """True for an item of ``extraArgs`` that must not reach vLLM."""
-    return argument.startswith("-") and argument.partition("=")[0] not in ALLOWED_ARGUMENTS
+    if not argument.startswith("-") or argument in ALLOWED_ITEMS:
+        return False
+    return argument.partition("=")[0] not in ALLOWED_ARGUMENTS
 
 
 def refuse_variable(name: str) -> bool:

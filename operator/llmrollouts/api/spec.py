@@ -8,6 +8,7 @@ new default of a newer operator must not look like a new revision.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
@@ -54,6 +55,17 @@ def _checked_variable(name: str) -> str:
     if engine_settings.refuse_variable(name):
         raise ValueError(engine_settings.VARIABLE_MESSAGE)
     return name
+
+
+def _bounded_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The API server does not look into it, so its size is checked here alone."""
+    size = len(json.dumps(config, ensure_ascii=False).encode())
+    if size > MAX_TEXT:
+        raise ValueError(
+            f"the retrieval configuration has {size} bytes, a revision keeps at most {MAX_TEXT}: "
+            "shorten it"
+        )
+    return config
 
 
 def _lasts(least: str, most: str) -> Rule:
@@ -141,7 +153,12 @@ class ModelSource(ApiModel):
             Rule(
                 "!has(self.tokenSecretKeyRef) || self.uri.startsWith('hf://')",
                 "tokenSecretKeyRef is used for hf:// models only: remove it",
-            )
+            ),
+            Rule(
+                "!has(self.checksums) || !self.uri.startsWith('s3://')",
+                "the files of an s3:// model are streamed into the GPU and cannot be verified: "
+                "remove checksums, or serve the model from pvc://, oci:// or hf://",
+            ),
         )
     )
 
@@ -325,6 +342,7 @@ class Retrieval(ApiModel):
         Annotated[
             dict[str, Any],
             Field(max_length=256),
+            AfterValidator(_bounded_config),
             Schema((("x-kubernetes-preserve-unknown-fields", True),)),
         ]
         | None

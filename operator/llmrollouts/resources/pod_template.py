@@ -174,7 +174,8 @@ def _make_environment(
     if engine.device == "CPU":
         values |= _cpu_environment(revision.resources)
     values |= settings.model_environment
-    values |= {variable.name: variable.value for variable in engine.env or []}
+    # Kubernetes would expand $(NAME); a value is taken as it is.
+    values |= {given.name: given.value.replace("$(", "$$(") for given in engine.env or []}
     made: list[Manifest] = [{"name": name, "value": value} for name, value in values.items()]
     secret = revision.model.token_secret_key_ref
     if secret is not None:
