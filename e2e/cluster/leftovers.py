@@ -13,28 +13,38 @@ from pathlib import Path
 
 from e2e.cluster import places as at
 from e2e.cluster.places import Places
-from e2e.cluster.steps import run, succeeds
+from e2e.cluster.steps import CannotContinueError, run, succeeds, wait_until
 
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
-def ctr(places: Places, *arguments: str, timeout: float = 120) -> str:
+def make_ctr_command(places: Places) -> list[str]:
     """containerd's own client, in the namespace that kubelet uses."""
-    return run(
-        ["ctr", "--address", places.containerd_socket, "--namespace", "k8s.io", *arguments],
-        timeout=timeout,
-    )
+    return ["ctr", "--address", str(places.containerd_socket), "--namespace", "k8s.io"]
 
 
-def delete_containers(places: Places) -> int:
-    """End and remove every container while containerd still answers; returns how many."""
-    containers = ctr(places, "containers", "list", "--quiet").split()
-    tasks = ctr(places, "tasks", "list", "--quiet").split()
-    if tasks:
-        ctr(places, "tasks", "delete", "--force", *tasks)
-    if containers:
-        ctr(places, "containers", "delete", *containers)
-    return len(containers)
+def ctr(places: Places, *arguments: str, timeout: float = 120) -> str:
+    """Run containerd's client; raises CannotContinueError when it refuses."""
+    return run([*make_ctr_command(places), *arguments], timeout=timeout)
+
+
+def delete_containers(places: Places) -> None:
+    """Remove every container from a containerd that answers; their processes have ended before.
+
+    A pod's containers share one shim with its sandbox and go with it, so some are gone by the
+    time they are named: what counts is that none is left.
+    """
+
+    def none_left() -> bool:
+        for task in ctr(places, "tasks", "list", "--quiet").split():
+            succeeds([*make_ctr_command(places), "tasks", "delete", "--force", task])
+        containers = ctr(places, "containers", "list", "--quiet").split()
+        if containers:
+            succeeds([*make_ctr_command(places), "containers", "delete", *containers])
+        return not ctr(places, "containers", "list", "--quiet").split()
+
+    if not wait_until(none_left, within=20):
+        raise CannotContinueError("some containers could not be removed")
 
 
 def list_cgroups() -> list[Path]:

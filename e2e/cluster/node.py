@@ -263,10 +263,11 @@ def _stop_everything(places: Places) -> None:
             processes.stop(_pid_file(places, "kubelet"), waits.get("kubelet", 10))
     if probes.answers(f"unix://{places.containerd_socket}"):
         with step("Ending all containers"):
+            leftovers.kill_pod_processes()
             try:
                 leftovers.delete_containers(places)
             except CannotContinueError as problem:
-                say(f"containerd refused ({problem}); their processes are ended directly")
+                say(f"({problem}; kubelet clears them away at the next start)")
     order = ["kube-proxy", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"]
     rest = [n for n in [*order, "containerd"] if n in names]
     if rest:
