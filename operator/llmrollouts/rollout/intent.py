@@ -81,6 +81,7 @@ class TrafficObservation:
     report_age: seconds since the stalest gateway's last load report; None: never one.
     quiet_seconds: by revision, seconds since a user request was last issued to it (None: never).
     source: names this life of this process: the counts started at zero with it.
+    refusals: what gateways refuse now of what they were sent, in their words.
     recent: by revision, share of the user requests of the last ten seconds (live, mirrored).
     """
 
@@ -95,6 +96,7 @@ class TrafficObservation:
     recent_mirrored: Mapping[str, float] = field(default_factory=dict)
     recent_rate: float = 0.0
     source: str = ""
+    refusals: tuple[str, ...] = ()
 
 
 def lowered(current: DeploymentTraffic | None, wanted: DeploymentTraffic) -> DeploymentTraffic:
