@@ -31,7 +31,8 @@ FIELD_MANAGER = "llm-rollouts-install"
 DEPLOYMENTS = ("llm-rollouts-operator", "llm-rollouts-gateway")
 # What a release may hold beside the CRD; cluster-wide kinds last.
 KINDS = (
-    "deployments.apps", "services", "serviceaccounts", "configmaps", "networkpolicies.networking.k8s.io",
+    "deployments.apps", "services", "serviceaccounts", "configmaps",
+    "networkpolicies.networking.k8s.io",
     "poddisruptionbudgets.policy", "roles.rbac.authorization.k8s.io",
     "rolebindings.rbac.authorization.k8s.io", "clusterroles.rbac.authorization.k8s.io",
     "clusterrolebindings.rbac.authorization.k8s.io",
@@ -140,9 +141,15 @@ def _list_stale(cluster: Cluster, objects: Sequence[Json], namespace: str) -> li
     wanted = {(o["kind"], o["metadata"]["name"]) for o in objects}
     listed = json.loads(
         cluster.run(
-            "get", ",".join(KINDS), "-n", namespace, "-o", "json",
-            "-l", f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/part-of={RELEASE}",
-        )  # fmt: skip
+            "get",
+            ",".join(KINDS),
+            "-n",
+            namespace,
+            "-o",
+            "json",
+            "-l",
+            f"app.kubernetes.io/instance={RELEASE},app.kubernetes.io/part-of={RELEASE}",
+        )
     )
     return [
         f"{o['kind'].lower()}/{o['metadata']['name']}"

@@ -1,0 +1,278 @@
+"""Draws a picture of a rollout that one reads in five seconds; decides nothing.
+
+From top to bottom: how it stands, who answers the users, where in the steps it is, what it waits
+for, what is wrong, what happened last, what to type next. Shapes carry the meaning, colours only
+repeat it, so that a pipe or a log shows the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from llmrollouts.api.duration import format_duration, parse_duration
+from llmrollouts.api.share import WHOLE, Share
+from llmrollouts.api.status import RollbackStatus
+from llmrollouts.cli.advice import next_commands
+from llmrollouts.cli.picture import Arm, Picture, StepMark
+
+_COLOURS: Final = {
+    "Serving": "green",
+    "Progressing": "cyan",
+    "Promoting": "cyan",
+    "Starting": "cyan",
+    "Pending": "cyan",
+    "Paused": "yellow",
+    "Held": "yellow",
+    "RollingBack": "red",
+    "Degraded": "red",
+    "Failed": "red",
+    "Unreadable": "red",
+}
+_MARKS: Final = {"done": "✔", "now": "▶", "next": "○"}
+
+
+def draw(picture: Picture) -> Group:
+    """The whole screen."""
+    parts: list[RenderableType] = [_headline(picture)]
+    message = picture.problem or picture.status.message
+    if message:
+        parts.append(Padding(Text(message), (0, 0, 0, 2)))
+    parts.append(Text())
+    if picture.arms:
+        parts.extend([_arm_table(picture), Text()])
+    if picture.status.canary_revision:
+        parts.extend([*_steps(picture), Text()])
+    for block in (_waits(picture), _warnings(picture), _past(picture)):
+        if block is not None:
+            parts.extend([block, Text()])
+    parts.append(_advice(picture))
+    return Group(*parts)
+
+
+def _headline(picture: Picture) -> Text:
+    line = Text()
+    line.append(f"{picture.namespace}/{picture.name}", style="bold")
+    line.append("  ")
+    line.append(picture.phase, style=f"bold {_COLOURS.get(picture.phase, 'white')}")
+    if picture.status.canary_revision and picture.status.promotion:
+        line.append(f" · promotion: {picture.status.promotion.stage.lower()}")
+    elif picture.status.canary_revision and picture.status.step:
+        steps = len(picture.steps) - 1
+        line.append(f" · step {picture.status.step.index + 1} of {steps}")
+    return line
+
+
+def _arm_table(picture: Picture) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False)
+    for heading in ("", "REVISION", "WORKERS", "USERS", "MIRRORED", "MODEL"):
+        table.add_column(
+            heading,
+            no_wrap=True,
+            overflow="ellipsis",
+            ratio=1 if heading == "MODEL" else None,
+            header_style="dim",
+        )
+    for arm in picture.arms:
+        table.add_row(
+            Text(f"  {arm.role}", style="bold" if arm.role in {"stable", "canary"} else "dim"),
+            arm.revision,
+            _workers(arm),
+            _users(arm, picture),
+            _mirrored(arm),
+            arm.model or "",
+        )
+    return table
+
+
+def _workers(arm: Arm) -> Text:
+    if arm.wanted is None:
+        return Text("none" if arm.ready is None else "?", style="dim")
+    full = arm.ready == arm.wanted
+    return Text(f"{arm.ready}/{arm.wanted} ready", style="" if full else "yellow")
+
+
+def _users(arm: Arm, picture: Picture) -> str:
+    if arm.role == "canary":
+        return f"{arm.asked or '0%'} asked, {arm.measured or 'not'} measured"
+    if arm.role != "stable":
+        return "0%"
+    canary = picture.status.share
+    if not picture.status.canary_revision or not canary:
+        return "100%"
+    return f"{Share(WHOLE - Share.parse(canary).ppm)} asked"
+
+
+def _mirrored(arm: Arm) -> str:
+    if arm.role != "canary" or not arm.mirror_asked or not Share.parse(arm.mirror_asked):
+        return ""
+    return f"{arm.mirror_asked} asked, {arm.mirror_measured or 'not'} measured"
+
+
+def _label(mark: StepMark) -> str:
+    return {"Shadow": f"shadow {mark.share}", "Canary": mark.share, "All": "everyone"}[mark.kind]
+
+
+def _steps(picture: Picture) -> list[RenderableType]:
+    line = Text("  ")
+    for number, mark in enumerate(picture.steps):
+        if number:
+            line.append(" ── ", style="dim")
+        style = {"done": "green", "now": "bold cyan", "next": "dim"}[mark.state]
+        line.append(f"{_MARKS[mark.state]} {_label(mark)}", style=style)
+    shown: list[RenderableType] = [line]
+    detail = _step_detail(picture)
+    if detail:
+        shown.append(Text(f"    {detail}"))
+    return shown
+
+
+def _step_detail(picture: Picture) -> str | None:
+    step = picture.status.step
+    if step is None or picture.status.promotion or not 0 <= step.index < len(picture.steps) - 1:
+        return None
+    mark = picture.steps[step.index]
+    held = step.held_seconds
+    if step.running_since is not None:
+        held += max(0.0, (picture.now - step.running_since).total_seconds())
+    try:
+        wanted = parse_duration(mark.duration)
+    except ValueError:
+        return None
+    clock = "" if step.running_since is not None else " (clock stopped)"
+    done = min(1.0, held / wanted) if wanted else 1.0
+    bar = "█" * int(done * 20) + "░" * (20 - int(done * 20))
+    return (
+        f"{bar} {_span(min(held, wanted))} of {mark.duration}{clock}, "
+        f"{step.counter.total} of at least {mark.min_requests} requests"
+    )
+
+
+def _span(seconds: float) -> str:
+    return format_duration(float(int(seconds)))
+
+
+def _waits(picture: Picture) -> Text | None:
+    """Why it does not go on by itself."""
+    status = picture.status
+    lines: list[str] = []
+    if status.paused:
+        lines.append("Paused by a person: the share stays, the step's clock stands still.")
+    if status.hold:
+        lines.append(f"Needs a person: {status.hold}")
+    if status.lapse is not None and status.lapse.active:
+        since = _ago(status.lapse.since, picture.now)
+        lines.append(
+            f"Lapsed {since} ({status.lapse.cause}): the share is 0, nothing is rejected; it "
+            "returns after 60 s of health."
+        )
+    if picture.pending:
+        lines.append(f"The command {picture.pending} waits for the operator.")
+    if picture.behind:
+        lines.append("The operator has not looked at the latest spec yet.")
+    progressing = next((c for c in status.conditions if c.type == "Progressing"), None)
+    told = progressing.message if progressing is not None else ""
+    if not lines and status.canary_revision and told and told != status.message:
+        lines.append(f"Waits for: {told}")
+    return Text("\n".join(f"  {line}" for line in lines), style="yellow") if lines else None
+
+
+def _warnings(picture: Picture) -> Text | None:
+    lines = [f"  ! {kind}: {message}" for kind, message in picture.condition_messages()]
+    if picture.unread:
+        lines.append(f"  ! not shown, you may not read them: {', '.join(picture.unread)}")
+    return Text("\n".join(lines), style="yellow") if lines else None
+
+
+def describe_rollback(rollback: RollbackStatus) -> str:
+    """When, why and how long each part took."""
+    decided = f"{rollback.decided_at:%Y-%m-%d %H:%M:%S} UTC"
+    why = f"{rollback.reason}: {rollback.message}"
+    parts = [f"{rollback.revision} -> {rollback.to} at {decided}: {why}"]
+    begin = rollback.requested_at or rollback.decided_at
+    times = [
+        ("decided", rollback.decided_at if rollback.requested_at else None),
+        ("confirmed by every gateway", rollback.programmed_at),
+        ("last canary request began", rollback.last_canary_request_at),
+    ]
+    measured = [
+        f"{what} after {max(0.0, (at - begin).total_seconds()):.2f} s" for what, at in times if at
+    ]
+    if measured:
+        parts.append("; ".join(measured))
+    return "\n".join(parts)
+
+
+def _past(picture: Picture) -> Group | None:
+    rows: list[RenderableType] = []
+    rollback = picture.status.last_rollback
+    if rollback is not None:
+        first, *more = describe_rollback(rollback).splitlines()
+        rows.append(Text(f"  Last rollback: {first}"))
+        rows.extend(Text(f"    {line}") for line in more)
+    if picture.events:
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+        table.add_column(no_wrap=True, style="dim", justify="right", min_width=10)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        for told in picture.events:
+            again = f" (x{told.count})" if told.count > 1 else ""
+            style = "red" if told.kind == "Warning" else ""
+            table.add_row(
+                f"  {_ago(told.at, picture.now)}", Text(told.reason, style=style),
+                f"{told.message}{again}",
+            )  # fmt: skip
+        rows.append(table)
+    return Group(*rows) if rows else None
+
+
+def _ago(at: datetime | None, now: datetime) -> str:
+    if at is None:
+        return "?"
+    seconds = max(0, int((now - at).total_seconds()))
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit} ago"
+    return f"{seconds}s ago"
+
+
+def _advice(picture: Picture) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(style="dim")
+    for command, effect in next_commands(picture):
+        table.add_row(f"  {command}", effect)
+    return table
+
+
+def draw_list(pictures: Iterable[Picture], *, with_namespace: bool) -> Table:
+    """One line for each LLMDeployment."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    headings = ["NAME", "PHASE", "STABLE", "CANARY", "STEP", "SHARE", "MEASURED", "WORKERS"]
+    for heading in ["NAMESPACE", *headings] if with_namespace else headings:
+        table.add_column(heading, no_wrap=True)
+    table.add_column("MESSAGE", no_wrap=True, overflow="ellipsis", ratio=1)
+    for picture in pictures:
+        status = picture.status
+        step = ""
+        if status.step is not None and status.canary_revision:
+            step = f"{status.step.index + 1}/{len(picture.steps) - 1} {status.step.kind}"
+        cells: list[RenderableType] = [
+            picture.name,
+            Text(picture.phase, style=_COLOURS.get(picture.phase, "")),
+            status.stable_revision or "-",
+            status.canary_revision or "-",
+            step or "-",
+            status.share or "-" if status.canary_revision else "-",
+            status.measured_share or "-" if status.canary_revision else "-",
+            f"{status.ready_replicas or 0}/{status.replicas or 0}",
+            picture.problem or status.message or "",
+        ]
+        table.add_row(*([picture.namespace] if with_namespace else []), *cells)
+    return table
