@@ -25,6 +25,9 @@ AUTHORITY_FILE: Final = "tls-authority.yaml"
 DRAIN_FILE: Final = "drain.py"
 FILES: Final = (ENVOY_FILE, CERTIFICATE_FILE, AUTHORITY_FILE, DRAIN_FILE)
 
+CONFIG_FOLDER: Final = "/etc/llmrollouts/gateway"
+TLS_FOLDER: Final = "/etc/llmrollouts/tls"
+
 _XDS_CLUSTER: Final = "xds"
 _ADMIN_CLUSTER: Final = "admin"
 _HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -45,8 +48,8 @@ class Bootstrap:
     listen_port: int = 8080
     status_port: int = 8081
     admin_port: int = 9901
-    config_folder: str = "/etc/llmrollouts/gateway"
-    tls_folder: str = "/etc/llmrollouts/tls"
+    config_folder: str = CONFIG_FOLDER
+    tls_folder: str = TLS_FOLDER
 
 
 def make_bootstrap(wanted: Bootstrap) -> Document:
@@ -144,10 +147,15 @@ def render(wanted: Bootstrap, name: str) -> str:
 def _make_xds_cluster(wanted: Bootstrap) -> Document:
     cluster: Document = {
         "name": _XDS_CLUSTER,
-        "type": "STRICT_DNS",
-        "dns_refresh_rate": "2s",
-        "dns_failure_refresh_rate": {"base_interval": "0.5s", "max_interval": "2s"},
-        "dns_lookup_family": "ALL",
+        "cluster_type": {
+            "name": "envoy.clusters.dns",
+            "typed_config": typed(
+                "envoy.extensions.clusters.dns.v3.DnsCluster",
+                dns_refresh_rate="2s",
+                dns_failure_refresh_rate={"base_interval": "0.5s", "max_interval": "2s"},
+                dns_lookup_family="ALL",
+            ),
+        },
         "connect_timeout": "1s",
         "lb_policy": "ROUND_ROBIN",
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
@@ -287,8 +295,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--listen-port", type=int, default=8080)
     parser.add_argument("--status-port", type=int, default=8081)
     parser.add_argument("--admin-port", type=int, default=9901)
-    parser.add_argument("--config-folder", default=Bootstrap.config_folder)
-    parser.add_argument("--tls-folder", default=Bootstrap.tls_folder)
+    parser.add_argument("--config-folder", default=CONFIG_FOLDER)
+    parser.add_argument("--tls-folder", default=TLS_FOLDER)
     parser.add_argument("--file", choices=FILES, default=ENVOY_FILE)
     args = parser.parse_args(arguments)
     host = f"{args.service}.{args.namespace}.svc"

@@ -53,9 +53,10 @@ class EnvoyTraffic:
         now = clock()
         self._clock = clock
         self._authority = Authority(leadership)
-        self._catalogue = Catalogue(settings or GatewaySettings())
+        settings = settings or GatewaySettings()
+        self._catalogue = Catalogue(settings)
         self._gateways = Gateways(self._catalogue, now)
-        self._leases = ShareLeases()
+        self._leases = ShareLeases(settings.timing.lease)
         self._book = LoadBook(now)
         self._configuration = ConfigurationService(
             self._catalogue, self._gateways, self._authority, clock

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmrollouts.traffic.catalogue import Catalogue, Entry
-from llmrollouts.traffic.settings import TTL
 from llmrollouts.traffic.stream import GatewayStream
 
 # Past the TTL by this much, a silent gateway's shares have certainly run out: its clock may run
@@ -109,7 +108,8 @@ class Gateways:
             return stream.has_routes_of(uid) and stream.has_shares_of(uid)
         # It is silent. Shares run out by themselves; routes stay what they were.
         assert silent_since is not None  # noqa: S101 - either connected or silent
-        shares_ran_out = not entry.effective and now - silent_since > TTL + _MARGIN
+        ttl = self._catalogue.settings.timing.ttl
+        shares_ran_out = not entry.effective and now - silent_since > ttl + _MARGIN
         if stream is not None:
             routes = stream.has_routes_of(uid)
         else:

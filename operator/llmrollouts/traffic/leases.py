@@ -5,15 +5,16 @@ Only a completed round on fresh evidence renews it. Called by gateway.py; reads 
 
 from __future__ import annotations
 
-from llmrollouts.traffic.settings import LEASE
-
 
 class ShareLeases:
-    def __init__(self) -> None:
+    """length: seconds that a lease holds after it was renewed."""
+
+    def __init__(self, length: float) -> None:
+        self._length = length
         self._until: dict[str, float] = {}
 
     def renew(self, uid: str, now: float) -> None:
-        self._until[uid] = now + LEASE
+        self._until[uid] = now + self._length
 
     def holds(self, uid: str, now: float) -> bool:
         return self._until.get(uid, float("-inf")) > now

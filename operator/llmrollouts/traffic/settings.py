@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
 
-# A share survives this long in a proxy that hears nothing from the operator.
-TTL: Final = 12.0
-HEARTBEAT: Final = 2.0
-# A share survives this long in the operator without a completed round on fresh evidence.
-LEASE: Final = 8.0
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The dead-man's switch, in seconds. No installation changes these; tests do, to be quick.
+
+    ttl: a share survives this long in a proxy that hears nothing. heartbeat: how often it hears
+    the whole layer, changed or not. lease: a share survives this long in the operator without a
+    completed round on fresh evidence.
+    """
+
+    ttl: float = 12.0
+    heartbeat: float = 2.0
+    lease: float = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +37,4 @@ class GatewaySettings:
     retry_body: int = 8 * 1024 * 1024
     listen_address: str = "0.0.0.0"  # noqa: S104 - the users' port of a pod
     listen_port: int = 8080
+    timing: Timing = field(default_factory=Timing)

@@ -20,7 +20,6 @@ from llmrollouts.traffic.kinds import Kind
 from llmrollouts.traffic.layer import encode_layer
 from llmrollouts.traffic.names import LAYER, LISTENER, ClusterName
 from llmrollouts.traffic.requests import DiscoveryRequest, GatewayNode
-from llmrollouts.traffic.settings import HEARTBEAT, TTL
 from llmrollouts.traffic.translation import encode_cluster
 
 log = logging.getLogger(__name__)
@@ -161,7 +160,7 @@ class GatewayStream:
         channel = self._channels[Kind.SHARES]
         return (
             self._beat_at is None
-            or now - self._beat_at >= HEARTBEAT
+            or now - self._beat_at >= self._catalogue.settings.timing.heartbeat
             or restricted != self._beat_restricted
             or (
                 not restricted
@@ -179,7 +178,7 @@ class GatewayStream:
             wire.delimited(3, LAYER.encode())
             + wire.delimited(1, str(self._nonce).encode())
             + wire.delimited(2, _any(Kind.SHARES.value, layer))
-            + wire.delimited(6, wire.number(1, int(TTL)))
+            + wire.delimited(6, wire.duration(self._catalogue.settings.timing.ttl))
         )
         return self._send(Kind.SHARES, _Sent(generation), [wrapped], _RESOURCE)
 

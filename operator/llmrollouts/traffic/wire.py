@@ -60,6 +60,12 @@ def number(field: int, value: int) -> bytes:
     return varint(field << 3 | _VARINT) + varint(value) if value else b""
 
 
+def duration(seconds: float) -> bytes:
+    """A ``google.protobuf.Duration``."""
+    whole = int(seconds)
+    return number(1, whole) + number(2, round((seconds - whole) * 1e9))
+
+
 def fields(data: bytes) -> Iterator[Field]:
     """The fields of one message, in the order of the wire. Raises ValueError on broken input."""
     at, end = 0, len(data)
