@@ -126,7 +126,11 @@ def _make_root() -> Node:
                 "type": "string",
             },
             "kind": {"description": f"{labels.KIND}", "type": "string"},
-            "metadata": {"type": "object"},
+            # The bound is Kubernetes' own; without it the rules above would count as unbounded.
+            "metadata": {
+                "type": "object",
+                "properties": {"name": {"type": "string", "maxLength": 253}},
+            },
             "spec": make_schema(LLMDeploymentSpec, defaults=True),
             "status": make_schema(WrittenStatus, defaults=False),
         },

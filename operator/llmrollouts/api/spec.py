@@ -475,11 +475,26 @@ def default_steps() -> list[Step]:
     ]
 
 
-# The canary shares as numbers. A share that is not well-formed counts as 0 here: the rule beside
-# the share reports it, and this one must not fail on it.
-_CANARY_SHARES = (
-    "self.filter(s, has(s.canary)).map(s, "
-    f"s.canary.share.matches(r'{SHARE_PATTERN}') ? double(s.canary.share.replace('%', '')) : 0.0)"
+def _canary_share(step: str) -> str:
+    """CEL: the share of a canary step as a number; 0 for a shadow step, and for a share that is
+    not well-formed, because the rule beside the share reports that and these must not fail on it.
+    """
+    share = f"{step}.canary.share"
+    return (
+        f"(has({step}.canary) && {share}.matches(r'{SHARE_PATTERN}') "
+        f"? double({share}.replace('%', '')) : 0.0)"
+    )
+
+
+# The API server bounds the cost of a rule beforehand, and knows no bound of a filtered list: so
+# both rules walk over the steps themselves.
+_RISING = f"self.map(s, {_canary_share('s')}).isSorted()"
+_ALL_DIFFERENT = (
+    f"self.all(a, {_canary_share('a')} == 0.0 || "
+    f"self.exists_one(b, {_canary_share('b')} == {_canary_share('a')}))"
+)
+_RISING_MESSAGE = (
+    "the shares of the canary steps rise from step to step: sort them and let no two be equal"
 )
 
 
@@ -494,12 +509,8 @@ class Strategy(ApiModel):
             "self.map(s, has(s.canary) ? 1 : 0).isSorted()",
             "shadow steps come before the first canary step: move them to the front",
         ),
-        Rule(
-            f"{_CANARY_SHARES}.isSorted() && {_CANARY_SHARES}.all(x, x == 0.0 || "
-            f"{_CANARY_SHARES}.exists_one(y, y == x))",
-            "the shares of the canary steps rise from step to step: sort them and let no two be "
-            "equal",
-        ),
+        Rule(_RISING, _RISING_MESSAGE),
+        Rule(_ALL_DIFFERENT, _RISING_MESSAGE),
         ATOMIC_LIST,
     ] = Field(default_factory=default_steps)
     """The steps, in order: shadow steps first, then canary steps with rising shares. After the last
