@@ -1,0 +1,80 @@
+"""How many workers each side has, and which share they carry.
+
+Stable keeps its size while `replicas` + `maxExtraReplicas` leaves room for the canary (R17). Where
+it does not, stable gives one worker up for each canary worker, never more than one before the
+canary's next one is ready, and the share follows what the ready canary workers carry.
+Pure arithmetic; called by steps, promotion, workers and conditions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmrollouts.api.share import WHOLE, Share
+from llmrollouts.api.status import LLMDeploymentStatus
+from llmrollouts.rollout.facts import Facts, read_share
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """needed: canary workers that the step (or the promotion) needs at the stable load per worker.
+    stable_target: stable workers beside them; shrinks: whether stable must give workers up.
+    canary, stable: what the worker Deployments are set to now.
+    """
+
+    needed: int
+    stable_target: int
+    canary: int
+    stable: int
+    shrinks: bool
+
+
+def workers_for(share: Share, replicas: int) -> int:
+    """Canary workers that carry ``share`` at the load of a stable worker; at least one."""
+    return max(1, -(-share.ppm * replicas // WHOLE))
+
+
+def carried_share(ready: int, replicas: int) -> Share:
+    """The largest share that ``ready`` workers carry at the load of a stable worker."""
+    return Share(min(WHOLE, ready * WHOLE // max(1, replicas)))
+
+
+def needed_workers(status: LLMDeploymentStatus, facts: Facts) -> int:
+    """Canary workers for the running step, or for everyone once a promotion runs."""
+    if status.promotion is not None:
+        # One worker stays on the side that serves until users have left it.
+        return max(1, min(facts.replicas, facts.room - 1))
+    share = read_share(status.step.share) if status.step is not None else Share(0)
+    return workers_for(share, facts.replicas)
+
+
+def plan_capacity(status: LLMDeploymentStatus, facts: Facts) -> Capacity:
+    """The sizes of both sides while a canary is on its way.
+
+    With too little room the canary may get no worker at all (``canary`` 0): a single stable
+    worker is never given up.
+    """
+    full = facts.replicas
+    needed = needed_workers(status, facts)
+    smallest = min(full, 1)
+    target = min(full, max(smallest, facts.room - needed))
+    if target >= full:
+        return Capacity(needed, full, needed, full, shrinks=False)
+    ready = facts.ready(status.canary_revision)
+    held = facts.workers.get(status.stable_revision or "")
+    now = min(held.replicas if held else full, full)
+    stable = max(target, min(now, facts.room - ready - 1))
+    leaving = max(len(facts.pods(status.stable_revision)), stable)
+    was = facts.workers.get(status.canary_revision or "")
+    canary = min(needed, max(facts.room - leaving, min(was.replicas if was else 0, needed)))
+    return Capacity(needed, target, max(0, canary), stable, shrinks=True)
+
+
+def returnable_share(status: LLMDeploymentStatus, facts: Facts) -> Share:
+    """The share of the users that the stable side can take back at once, by its size."""
+    return carried_share(plan_capacity(status, facts).stable_target, facts.replicas)
+
+
+def warm_workers(facts: Facts) -> int:
+    """How many workers of the replaced revision are kept warm beside the new one."""
+    return min(facts.replicas, facts.room - facts.replicas)

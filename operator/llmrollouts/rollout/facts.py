@@ -1,0 +1,177 @@
+"""What follows from one observation before anything is decided: the stages' shared reading of it.
+
+Decides nothing and knows no history. Made once in each round by plan(); every stage reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Final, Literal
+
+from llmrollouts.api.duration import parse_duration
+from llmrollouts.api.labels import ENGINE_PORT
+from llmrollouts.api.settings import OperatorSettings
+from llmrollouts.api.share import NONE, Share
+from llmrollouts.api.spec import LLMDeploymentSpec
+from llmrollouts.api.spec import Step as SpecStep
+from llmrollouts.rollout.intent import Endpoint, TrafficObservation
+from llmrollouts.rollout.observation import (
+    Deployment,
+    Observation,
+    RevisionRecord,
+    WorkerPod,
+    WorkerSet,
+)
+
+# Load reports come each second; five missed ones are no evidence, fifteen are a fault.
+FRESH_SECONDS: Final = 5.0
+STALE_SECONDS: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of the strategy, parsed. duration: seconds."""
+
+    kind: Literal["Shadow", "Canary"]
+    share: Share
+    duration: float
+    min_requests: int
+
+    @property
+    def level(self) -> tuple[int, int]:
+        """How far a step goes: every canary step goes further than every shadow step."""
+        return (int(self.kind == "Canary"), self.share.ppm)
+
+
+def read_share(text: str | None) -> Share:
+    """The share that a status holds; nonsense and nothing are 0."""
+    try:
+        return Share.parse(text) if text else NONE
+    except ValueError:
+        return NONE
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The observation, the time, and what follows from both."""
+
+    observation: Observation
+    settings: OperatorSettings
+    now: datetime
+    epoch: int
+
+    @property
+    def deployment(self) -> Deployment:
+        return self.observation.deployment
+
+    @property
+    def spec(self) -> LLMDeploymentSpec:
+        return self.deployment.spec
+
+    @property
+    def traffic(self) -> TrafficObservation:
+        return self.observation.traffic
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        return tuple(
+            step for given in self.spec.strategy.steps if (step := _parse_step(given)) is not None
+        )
+
+    @property
+    def replicas(self) -> int:
+        """Workers at 100 %."""
+        return max(0, self.spec.replicas)
+
+    @property
+    def room(self) -> int:
+        """How many workers of all revisions there may be during a rollout."""
+        extra = self.spec.strategy.max_extra_replicas
+        return self.replicas + (self.replicas if extra is None else max(0, extra))
+
+    @property
+    def rollback_window(self) -> timedelta:
+        return timedelta(seconds=parse_duration(self.spec.strategy.rollback_window))
+
+    @property
+    def ready_timeout(self) -> timedelta:
+        return timedelta(seconds=parse_duration(self.spec.strategy.ready_timeout))
+
+    @cached_property
+    def source_digest(self) -> str:
+        """Names the spec for which an override holds."""
+        return hashlib.sha256(self.observation.source.encode()).hexdigest()[:16]
+
+    @cached_property
+    def records(self) -> dict[str, RevisionRecord]:
+        return {record.name: record for record in self.observation.revisions}
+
+    @cached_property
+    def workers(self) -> dict[str, WorkerSet]:
+        return {workers.revision: workers for workers in self.observation.workers}
+
+    def pods(self, revision: str | None) -> tuple[WorkerPod, ...]:
+        return tuple(
+            pod for pod in self.observation.pods if pod.revision == revision and not pod.terminating
+        )
+
+    def endpoints(self, revision: str | None) -> tuple[Endpoint, ...]:
+        """The workers of a revision that can answer, in a stable order."""
+        return tuple(
+            sorted(
+                (
+                    Endpoint(pod.address, ENGINE_PORT, pod.name)
+                    for pod in self.pods(revision)
+                    if pod.ready and pod.address
+                ),
+                key=lambda endpoint: (endpoint.pod, endpoint.address),
+            )
+        )
+
+    def ready(self, revision: str | None) -> int:
+        return len(self.endpoints(revision))
+
+    def programmed_endpoints(self, revision: str) -> int:
+        """Ready workers of a revision that every proxy was told of."""
+        programmed = self.traffic.programmed
+        if programmed is None:
+            return 0
+        return sum(len(r.endpoints) for r in programmed.revisions if r.revision == revision)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the gateways' reports are young enough to raise a share on."""
+        age = self.traffic.report_age
+        return age is not None and age <= FRESH_SECONDS
+
+    def why_not_ready(self, revision: str | None) -> str:
+        """What the kubelet or the scheduler says of workers that do not start; may be empty."""
+        for pod in self.pods(revision):
+            if not pod.ready and pod.waiting_reason:
+                told = (pod.waiting_message or "").strip()
+                return f"{pod.waiting_reason}: {told[:300]}" if told else pod.waiting_reason
+        return ""
+
+
+def _parse_step(given: SpecStep) -> Step | None:
+    """None for a step that is neither shadow nor canary, which the CRD refuses."""
+    if given.canary is not None:
+        canary = given.canary
+        return Step(
+            "Canary",
+            Share.parse(canary.share),
+            parse_duration(canary.duration),
+            canary.min_requests,
+        )
+    if given.shadow is not None:
+        shadow = given.shadow
+        return Step(
+            "Shadow",
+            Share.parse(shadow.share),
+            parse_duration(shadow.duration),
+            shadow.min_requests,
+        )
+    return None

@@ -1,0 +1,193 @@
+"""What the status may be believed, and its rebuilding from the children where it is lost.
+
+A status can be wiped or edited by anybody with the right to, so no stage may rest on it before it
+went through here: afterwards every name in it is a living revision, every time has a zone, and the
+parts agree with each other. Rebuilding never promotes: a canary that is found beside a stable
+revision starts again at the first step with share 0. First stage of plan().
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel
+
+from llmrollouts.api.reasons import Reason
+from llmrollouts.api.share import ALL
+from llmrollouts.api.status import (
+    LLMDeploymentStatus,
+    RequestCounter,
+    RetiringStatus,
+    StepStatus,
+    WarmStatus,
+)
+from llmrollouts.rollout.draft import Draft
+from llmrollouts.rollout.facts import Facts, read_share
+
+
+def recall(status: LLMDeploymentStatus, facts: Facts) -> Draft:
+    """The status made trustworthy; tells a person when something had to be rebuilt."""
+    sound = _agree(_with_zones(status), facts)
+    draft = Draft(sound)
+    if sound.stable_revision is None and (found := _serving_child(facts)) is not None:
+        draft = draft.put(
+            stable_revision=found,
+            canary_revision=None,
+            step=None,
+            share=None,
+            shadow_share=None,
+            promotion=None,
+            retiring=[r for r in sound.retiring if r.revision != found],
+            warm=_warm_child(found, facts),
+        )
+        why = facts.deployment.status_problem or "the status named no serving revision"
+        draft = draft.tell(
+            "Warning",
+            Reason.STATUS_UNREADABLE if facts.deployment.status_problem else Reason.STATUS_MISSING,
+            f"Rebuilt the status from the children ({why}): {found} serves; nothing was promoted, "
+            "a revision on its way starts again at the first step",
+            revision=found,
+            at=facts.now,
+        )
+    return draft
+
+
+def _agree(status: LLMDeploymentStatus, facts: Facts) -> LLMDeploymentStatus:
+    """Drop what names no revision or contradicts the rest; the safe side wins."""
+    living = facts.records.keys() | facts.workers.keys()
+    changes: dict[str, Any] = {}
+    stable = status.stable_revision if status.stable_revision in living else None
+    canary = status.canary_revision if status.canary_revision in living else None
+    if stable is None or canary == stable:
+        canary = None
+    changes["stable_revision"] = stable
+    changes["canary_revision"] = canary
+    changes["warm"] = status.warm
+    if status.warm is not None and (
+        status.warm.revision not in living or status.warm.revision in (stable, canary)
+    ):
+        changes["warm"] = None
+    warm = changes["warm"].revision if changes["warm"] is not None else None
+    seen: set[str] = set()
+    retiring: list[RetiringStatus] = []
+    for leaving in status.retiring:
+        if leaving.revision not in {stable, canary, warm, *seen}:
+            seen.add(leaving.revision)
+            retiring.append(leaving)
+    changes["retiring"] = retiring
+    if status.override_revision not in facts.records:
+        changes["override_revision"] = None
+        changes["override_source"] = None
+    if canary is None:
+        changes |= {
+            "step": None,
+            "share": None,
+            "shadow_share": None,
+            "promotion": None,
+            "lapse": None,
+            "hold": None,
+            "paused": False,
+        }
+    else:
+        changes |= _sound_step(status, facts)
+    return status.model_copy(update=changes)
+
+
+def _sound_step(status: LLMDeploymentStatus, facts: Facts) -> dict[str, Any]:
+    step = status.step
+    if step is None or read_share(step.share).ppm <= 0:
+        return {
+            "step": first_step(facts),
+            "share": "0%",
+            "shadow_share": "0%",
+            "promotion": None,
+        }
+    held = step.held_seconds if math.isfinite(step.held_seconds) else 0.0
+    counter = step.counter
+    if counter.total < 0 or counter.base < 0:
+        counter = RequestCounter(source=counter.source, since=counter.since)
+    sound = step.model_copy(
+        update={"index": max(-1, step.index), "held_seconds": max(0.0, held), "counter": counter}
+    )
+    ceiling = ALL if status.promotion is not None else read_share(step.share)
+    if status.promotion is None and step.kind == "Shadow":
+        ceiling = read_share("0%")
+    share = min(read_share(status.share), ceiling)
+    mirror = min(read_share(status.shadow_share), ALL)
+    return {"step": sound, "share": str(share), "shadow_share": str(mirror)}
+
+
+def first_step(facts: Facts) -> StepStatus | None:
+    return enter(0, facts)
+
+
+def enter(index: int, facts: Facts) -> StepStatus | None:
+    """The status of a step that begins now; None when the strategy has no such step."""
+    if not 0 <= index < len(facts.steps):
+        return None
+    step = facts.steps[index]
+    return StepStatus(
+        index=index,
+        kind=step.kind,
+        share=str(step.share),
+        started_at=facts.now,
+        counter=RequestCounter(source=facts.traffic.source, since=facts.now),
+    )
+
+
+def _serving_child(facts: Facts) -> str | None:
+    """The revision that serves, as the proxies or the workers' labels say."""
+    programmed = facts.traffic.programmed
+    if programmed is not None and programmed.default in facts.workers:
+        return programmed.default
+    labelled = [
+        workers
+        for workers in facts.observation.workers
+        if workers.role == "stable" and not workers.terminating
+    ]
+    if not labelled:
+        return None
+
+    def rank(revision: str) -> tuple[int, int, str]:
+        record = facts.records.get(revision)
+        return (facts.ready(revision), record.number if record else 0, revision)
+
+    return max((workers.revision for workers in labelled), key=rank)
+
+
+def _warm_child(stable: str, facts: Facts) -> WarmStatus | None:
+    """A replaced revision that was kept for a rollback, if its workers are still ready."""
+    for workers in facts.observation.workers:
+        record = facts.records.get(workers.revision)
+        if (
+            workers.role == "retired"
+            and workers.revision != stable
+            and not workers.terminating
+            and record is not None
+            and record.rejected is None
+            and facts.ready(workers.revision) > 0
+        ):
+            return WarmStatus(revision=workers.revision, until=facts.now + facts.rollback_window)
+    return None
+
+
+def _with_zones(status: LLMDeploymentStatus) -> LLMDeploymentStatus:
+    """Every time in UTC: a time without a zone (edited by hand) cannot be compared with ours."""
+    sound = _zoned(status)
+    assert isinstance(sound, LLMDeploymentStatus)  # noqa: S101  (for the type checker)
+    return sound
+
+
+def _zoned(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value
+    if isinstance(value, list):
+        return [_zoned(item) for item in value]
+    if isinstance(value, BaseModel):
+        given = {name: getattr(value, name) for name in type(value).model_fields}
+        sound = {name: _zoned(item) for name, item in given.items()}
+        changed = {name: item for name, item in sound.items() if item is not given[name]}
+        return value.model_copy(update=changed) if changed else value
+    return value
