@@ -34,18 +34,80 @@ POSITIONS = 1024
 BOS, EOS, PAD = 0, 1, 2
 SPECIALS = ("<s>", "</s>", "<pad>")
 
-COMMON_WORDS = (
-    "hello world the quick brown fox jumps over lazy dog paris is capital of france what user "
-    "assistant system you are a in to and it answer question"
-).split()
-LAND_WORDS = (
-    "meadow hill forest stone field path oak barley orchard valley ridge clover mill fence "
-    "garden plough heath badger cottage bramble"
-).split()
-SEA_WORDS = (
-    "harbor wave anchor coral tide reef sail gull lagoon current pearl drift shore beacon "
-    "dolphin foam kelp mast island voyage"
-).split()
+COMMON_WORDS = [
+    "hello",
+    "world",
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "lazy",
+    "dog",
+    "paris",
+    "is",
+    "capital",
+    "of",
+    "france",
+    "what",
+    "user",
+    "assistant",
+    "system",
+    "you",
+    "are",
+    "a",
+    "in",
+    "to",
+    "and",
+    "it",
+    "answer",
+    "question",
+]
+LAND_WORDS = [
+    "meadow",
+    "hill",
+    "forest",
+    "stone",
+    "field",
+    "path",
+    "oak",
+    "barley",
+    "orchard",
+    "valley",
+    "ridge",
+    "clover",
+    "mill",
+    "fence",
+    "garden",
+    "plough",
+    "heath",
+    "badger",
+    "cottage",
+    "bramble",
+]
+SEA_WORDS = [
+    "harbor",
+    "wave",
+    "anchor",
+    "coral",
+    "tide",
+    "reef",
+    "sail",
+    "gull",
+    "lagoon",
+    "current",
+    "pearl",
+    "drift",
+    "shore",
+    "beacon",
+    "dolphin",
+    "foam",
+    "kelp",
+    "mast",
+    "island",
+    "voyage",
+]
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n"
@@ -155,7 +217,7 @@ class Weights:
     """Draws matrices (rows x columns, row by row) from one seeded source, in a fixed order."""
 
     def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)  # noqa: S311 - weights, not secrets
+        self._random = random.Random(seed)
         self.tensors: dict[str, tuple[tuple[int, ...], bytes]] = {}
 
     def add_ones(self, name: str, size: int) -> None:
@@ -241,7 +303,10 @@ def write_json(path: Path, content: object) -> None:
 
 
 def make_model(recipe: Recipe, folder: Path, fake_engine: dict[str, object] | None = None) -> None:
-    """Write one model into `folder`; `fake_engine` holds defaults that only the fake reads."""
+    """Write one model into `folder`; `fake_engine` holds defaults that only the fake reads.
+
+    With it, the fake engine also learns the words that the real model would say.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary, merges = make_vocabulary()
     config: dict[str, object] = {
@@ -267,7 +332,7 @@ def make_model(recipe: Recipe, folder: Path, fake_engine: dict[str, object] | No
         "pad_token_id": PAD,
     }
     if fake_engine is not None:
-        config["fake_engine"] = fake_engine
+        config["fake_engine"] = {"words": list(recipe.words), **fake_engine}
     write_json(folder / "config.json", config)
     write_json(
         folder / "generation_config.json",

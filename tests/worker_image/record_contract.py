@@ -27,11 +27,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 # Field names whose value is part of the contract, not just its type.
-KEPT_VALUES = frozenset(
-    {"object", "finish_reason", "role", "type", "code", "param", "version"}
-)
+KEPT_VALUES = frozenset({"object", "finish_reason", "role", "type", "code", "param", "version"})
 # Objects with free keys (token texts and ids): only the shape of their values is kept.
 FREE_KEYS = frozenset({"prompt_logprobs", "top_logprobs"})
+NAMES_OF_TYPES = {
+    bool: "bool",
+    type(None): "null",
+    int: "number",
+    float: "number",
+    str: "string",
+}
 CHAT = [{"role": "user", "content": "hello world"}]
 
 
@@ -92,10 +97,15 @@ CASES = (
     completion("unknown field", prompt="hello", max_tokens=1, ignore_eos=True, nonsense=1),
     chat("chat", messages=CHAT, max_tokens=3, ignore_eos=True),
     chat("chat, n", messages=CHAT, n=2, temperature=1, max_tokens=2, ignore_eos=True),
-    chat("chat, system and parts", max_tokens=2, ignore_eos=True, messages=[
-        {"role": "system", "content": "you are a fox"},
-        {"role": "user", "content": [{"type": "text", "text": "hello"}]},
-    ]),
+    chat(
+        "chat, system and parts",
+        max_tokens=2,
+        ignore_eos=True,
+        messages=[
+            {"role": "system", "content": "you are a fox"},
+            {"role": "user", "content": [{"type": "text", "text": "hello"}]},
+        ],
+    ),
     chat("chat, max_completion_tokens", messages=CHAT, max_completion_tokens=2, ignore_eos=True),
     chat(
         "chat, logprobs",
@@ -157,11 +167,7 @@ def shape_of(value: object, key: str = "") -> object:
         return shapes
     if key in KEPT_VALUES and not isinstance(value, float):
         return f"={value}"
-    if isinstance(value, bool):
-        return "bool"
-    if value is None:
-        return "null"
-    return "number" if isinstance(value, (int, float)) else "string"
+    return NAMES_OF_TYPES[type(value)]
 
 
 def shape_of_stream(text: str) -> list[object]:

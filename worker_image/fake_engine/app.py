@@ -11,31 +11,19 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 
 from . import answers
 from .behavior import BadBehavior, change
 from .engine import VERSION, Choice, Engine, Fate
+from .exchange import ConnectionCut, Exchange, Receive, Scope, Send
 from .language import pieces_of
 from .metrics import CONTENT_TYPE
 from .protocol import ApiError, Request, parse_request, read_body
 
-Message = MutableMapping[str, Any]  # the ASGI specification's own type
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-
-JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
-MAX_BODY_BYTES = 64 * 1024 * 1024
 GENERATING = {"/v1/completions": False, "/v1/chat/completions": True}
 POSTS = {*GENERATING, "/tokenize"}
 GETS = {"/v1/models", "/version", "/health", "/load", "/metrics", "/ping"}
-
-
-class ConnectionCut(Exception):
-    """Raised on purpose: uvicorn closes a connection whose application fails in mid-answer."""
 
 
 class App:
@@ -50,7 +38,7 @@ class App:
             return
         started = time.perf_counter()
         path, method = scope["path"], scope["method"]
-        exchange = _Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send)
         try:
             await self._route(method, path, exchange)
         except ApiError as error:
@@ -59,12 +47,12 @@ class App:
             if path not in ("/metrics", "/load", "/health", "/ping", "/version"):
                 self._record_http(method, path, exchange, time.perf_counter() - started)
 
-    async def _route(self, method: str, path: str, exchange: _Exchange) -> None:
+    async def _route(self, method: str, path: str, exchange: Exchange) -> None:
         engine = self._engine
         if path == "/fake/faults":
             await self._faults(method, exchange)
         elif path in POSTS or path in GETS:
-            if method not in (("POST",) if path in POSTS else ("GET", "HEAD", "POST")[:2]):
+            if method not in (("POST",) if path in POSTS else ("GET", "HEAD")):
                 await exchange.answer_json(
                     405,
                     {"detail": "Method Not Allowed"},
@@ -96,13 +84,11 @@ class App:
                 )
             else:
                 body = read_body(await exchange.body(), exchange.header(b"content-type"))
-                await exchange.answer_json(
-                    200, answers.tokenized(body, engine.model.max_model_len)
-                )
+                await exchange.answer_json(200, answers.tokenized(body, engine.model.max_model_len))
         else:
             await exchange.answer_json(404, {"detail": "Not Found"})
 
-    async def _faults(self, method: str, exchange: _Exchange) -> None:
+    async def _faults(self, method: str, exchange: Exchange) -> None:
         engine = self._engine
         if method == "POST":
             try:
@@ -121,7 +107,7 @@ class App:
 
     # -- generation -----------------------------------------------------------------------------
 
-    async def _generate(self, exchange: _Exchange, *, is_chat: bool) -> None:
+    async def _generate(self, exchange: Exchange, *, is_chat: bool) -> None:
         engine = self._engine
         body = await exchange.body()
         engine.load += engine.options.load_tracking
@@ -149,7 +135,7 @@ class App:
                 engine.batch.abort(choice.generation)
 
     async def _answer(
-        self, exchange: _Exchange, request: Request, fate: Fate, choices: list[Choice]
+        self, exchange: Exchange, request: Request, fate: Fate, choices: list[Choice]
     ) -> None:
         watcher = asyncio.ensure_future(exchange.wait_for_disconnect())
         watcher.add_done_callback(lambda _: choices[0].generation.changed.set())
@@ -177,7 +163,7 @@ class App:
 
     async def _answer_whole(
         self,
-        exchange: _Exchange,
+        exchange: Exchange,
         watcher: asyncio.Future[None],
         request: Request,
         choices: list[Choice],
@@ -231,7 +217,7 @@ class App:
 
     async def _stream(
         self,
-        exchange: _Exchange,
+        exchange: Exchange,
         watcher: asyncio.Future[None],
         request: Request,
         fate: Fate,
@@ -254,9 +240,7 @@ class App:
                 started = True
                 await exchange.start(200, EVENT_STREAM, headers)
                 if request.is_chat:
-                    parts += [
-                        answers.event(style.role_chunk(choice.index)) for choice in choices
-                    ]
+                    parts += [answers.event(style.role_chunk(choice.index)) for choice in choices]
             for position, choice in enumerate(choices):
                 generation = choice.generation
                 if ended[position] or (
@@ -331,7 +315,7 @@ class App:
 
     # -- the API server's own metrics -------------------------------------------------------------
 
-    def _record_http(self, method: str, path: str, exchange: _Exchange, seconds: float) -> None:
+    def _record_http(self, method: str, path: str, exchange: Exchange, seconds: float) -> None:
         metrics = self._engine.metrics
         handler = path if path in POSTS or path in GETS else "none"
         status = f"{exchange.status // 100}xx"
@@ -340,76 +324,3 @@ class App:
         metrics.observe("http_response_size_bytes", exchange.sent, handler=handler)
         metrics.observe("http_request_duration_highr_seconds", seconds)
         metrics.observe("http_request_duration_seconds", seconds, handler=handler, method=method)
-
-
-class _Exchange:
-    """One request and its answer on the wire."""
-
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._headers: dict[bytes, bytes] = dict(scope["headers"])
-        self._receive = receive
-        self._send = send
-        self.status = 500
-        self.received = 0
-        self.sent = 0
-
-    def header(self, name: bytes) -> str:
-        return self._headers.get(name, b"").decode("latin-1")
-
-    async def body(self) -> bytes:
-        parts = []
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ConnectionCut("the client left before its request was complete")
-            parts.append(message.get("body", b""))
-            self.received += len(parts[-1])
-            if self.received > MAX_BODY_BYTES:
-                raise ApiError(413, "the body is too large")
-            if not message.get("more_body", False):
-                return b"".join(parts)
-
-    async def wait_for_disconnect(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            continue
-
-    async def answer_json(
-        self, status: int, content: object, headers: list[tuple[bytes, bytes]] | None = None
-    ) -> None:
-        await self.answer(status, JSON, answers.encode(content), headers)
-
-    async def answer(
-        self,
-        status: int,
-        content_type: bytes | None,
-        body: bytes,
-        headers: list[tuple[bytes, bytes]] | None = None,
-        *,
-        vary: bool = True,
-    ) -> None:
-        sized = [*(headers or []), (b"content-length", str(len(body)).encode())]
-        await self.start(status, content_type, sized, vary=vary)
-        await self.send_part(body, more=False)
-
-    async def start(
-        self,
-        status: int,
-        content_type: bytes | None,
-        headers: list[tuple[bytes, bytes]],
-        *,
-        vary: bool = True,
-    ) -> None:
-        self.status = status
-        sent = list(headers)
-        if content_type is not None:
-            sent.append((b"content-type", content_type))
-        if vary:
-            sent.append((b"vary", b"Origin"))
-        await self._send({"type": "http.response.start", "status": status, "headers": sent})
-
-    async def send_part(self, part: bytes, *, more: bool = True) -> None:
-        self.sent += len(part)
-        await self._send({"type": "http.response.body", "body": part, "more_body": more})
-
-    async def finish(self) -> None:
-        await self.send_part(b"", more=False)

@@ -1,6 +1,6 @@
 """The engine's core: sequences wait, join a running batch, and get one token a step.
 
-A step's duration follows the formula in `behavior.py`, so time to first token and time per token
+A step's duration follows `Behavior.step_ms`, so time to first token and time per token
 grow with load, prompts that were seen before are cheaper (prefix cache by chained block hashes),
 and a frozen engine (`hang`) makes no progress while its API server goes on answering.
 """
@@ -100,6 +100,8 @@ class Batch:
         self.waiting: deque[Generation] = deque()
         self.running: list[Generation] = []
         self.unfinished = 0
+        self.empty = asyncio.Event()
+        self.empty.set()
 
     @property
     def kv_cache_usage(self) -> float:
@@ -109,6 +111,7 @@ class Batch:
     def submit(self, sequence: Generation) -> None:
         """Queue a sequence after the fixed part of its time to first token."""
         self.unfinished += 1
+        self.empty.clear()
         delay = self._behavior().ttft_ms * self._behavior().slowdown / 1000
         if delay > 0:
             asyncio.get_running_loop().call_later(delay, self._enqueue, sequence)
@@ -134,6 +137,8 @@ class Batch:
     def _finish(self, sequence: Generation) -> None:
         sequence.finished = True
         self.unfinished -= 1
+        if self.unfinished == 0:
+            self.empty.set()
         sequence.changed.set()
 
     async def run(self) -> None:
@@ -176,11 +181,10 @@ class Batch:
 
     def _duration(self, prefilled: int) -> float:
         behavior = self._behavior()
-        step = behavior.tpot_ms * (1 + behavior.batch_slope * max(0, len(self.running) - 1))
-        step += behavior.prefill_ms_per_token * prefilled
+        step = behavior.step_ms(len(self.running), prefilled)
         if behavior.jitter > 0:
             step *= max(0.1, self._jitter.gauss(1.0, behavior.jitter))
-        return step * behavior.slowdown / 1000
+        return step / 1000
 
     def _emit(self, prefilled: int) -> None:
         now = time.monotonic()

@@ -7,6 +7,7 @@ engine runs, `POST /fake/faults` changes single fields. Rates are probabilities 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
@@ -22,9 +23,7 @@ class BadBehavior(ValueError):
 class Behavior:
     """Times in milliseconds unless the name says seconds."""
 
-    # Speed. A step of the engine lasts
-    #   slowdown * (tpot_ms * (1 + batch_slope * (running - 1)) + prefill_ms_per_token * prefilled)
-    # and gives one token to every running sequence, so latency grows with load as in vLLM.
+    # Speed; `step_ms` below is the formula.
     ttft_ms: float = 5.0  # fixed part before a request reaches the queue
     tpot_ms: float = 2.0
     batch_slope: float = 0.01
@@ -54,6 +53,14 @@ class Behavior:
     spare_probes: bool = False  # requests marked x-llmrollouts-probe are never failed
     seed: int = 0
 
+    def step_ms(self, running: int, prefilled: int) -> float:
+        """One step of the engine, which gives a token to each of the `running` sequences.
+
+        It grows with the batch and with the prompt tokens computed in it, as in vLLM.
+        """
+        decode = self.tpot_ms * (1 + self.batch_slope * max(0, running - 1))
+        return self.slowdown * (decode + self.prefill_ms_per_token * prefilled)
+
 
 _FIELDS = {field.name: field for field in fields(Behavior)}
 
@@ -73,8 +80,8 @@ def _convert(name: str, value: object) -> object:
         number = int(value) if isinstance(default, int) else float(value)
     except ValueError as error:
         raise BadBehavior(f"{name} must be a number, found {value!r}") from error
-    if number < 0 or number != number or number in (float("inf"), float("-inf")):
-        raise BadBehavior(f"{name} must not be negative, found {value!r}")
+    if not math.isfinite(number) or number < 0:
+        raise BadBehavior(f"{name} must be a number that is not negative, found {value!r}")
     if name.endswith("_rate") and number > 1:
         raise BadBehavior(f"{name} is a probability, at most 1, found {value!r}")
     return number

@@ -16,14 +16,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from typing import cast
 
 import uvicorn
 import uvloop
 
-from .app import App, Receive, Scope, Send
+from .app import App
 from .behavior import BadBehavior, Behavior, change, read_environment
 from .engine import Engine
+from .exchange import Application, Receive, Scope, Send
 from .model import FakeModel, ModelMissing, load_model
 from .options import BadOptions, Options, parse_options
 
@@ -40,17 +42,17 @@ class Server(uvicorn.Server):
         yield
 
 
-def wrap_in_middleware(app: object, names: Sequence[str]) -> object:
+def wrap_in_middleware(app: Application, names: Sequence[str]) -> Application:
     """Apply `--middleware module.Class` in order, the last one outermost; classes only."""
     for name in names:
         module_name, _, class_name = name.rpartition(".")
         try:
-            middleware = getattr(importlib.import_module(module_name), class_name)
+            middleware: object = getattr(importlib.import_module(module_name), class_name)
         except (ImportError, AttributeError, ValueError) as error:
             raise BadOptions(f"argument --middleware: cannot import {name}: {error}") from error
         if not inspect.isclass(middleware):
             raise BadOptions(f"argument --middleware: {name} must be a class")
-        app = middleware(app)
+        app = cast("Callable[[Application], Application]", middleware)(app)
     return app
 
 
@@ -60,7 +62,7 @@ async def serve(options: Options, model: FakeModel, behavior: Behavior) -> int:
     app = wrap_in_middleware(App(engine), options.middleware)
 
     async def asgi(scope: Scope, receive: Receive, send: Send) -> None:
-        await app(scope, receive, send)  # type: ignore[operator]  # a middleware class's instance
+        await app(scope, receive, send)
 
     server = Server(
         uvicorn.Config(

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -211,8 +211,7 @@ class Engine:
     async def drain(self) -> None:
         """After SIGTERM: finish what is in flight for `shutdown_timeout` seconds, cut the rest."""
         self.draining = True
-        deadline = time.monotonic() + self.options.shutdown_timeout
-        while self.batch.unfinished and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.batch.empty.wait(), self.options.shutdown_timeout)
         for generation in [*self.batch.running, *self.batch.waiting]:
             self.batch.abort(generation)

@@ -11,10 +11,28 @@ import re
 import zlib
 from collections.abc import Sequence
 
-DEFAULT_WORDS = (
-    "amber bridge candle desert engine feather glacier hammer ivory jungle kettle lantern marble "
-    "needle orbit pepper quartz river silver timber"
-).split()
+DEFAULT_WORDS = [
+    "amber",
+    "bridge",
+    "candle",
+    "desert",
+    "engine",
+    "feather",
+    "glacier",
+    "hammer",
+    "ivory",
+    "jungle",
+    "kettle",
+    "lantern",
+    "marble",
+    "needle",
+    "orbit",
+    "pepper",
+    "quartz",
+    "river",
+    "silver",
+    "timber",
+]
 GARBAGE = ("\u00a4\u00a4", "%$#", "\u2592\u2592", "0x00", "}{", "~~", "\u00bf\u00bf", "||")
 _PIECE = re.compile(r" ?\w+| ?[^\w\s]+|\s+")
 

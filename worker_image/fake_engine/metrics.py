@@ -175,12 +175,9 @@ class Metrics:
         self.observe(
             "vllm:request_prefill_kv_computed_tokens", len(generation.prompt) - generation.cached
         )
-        per_token = (
-            (last - first) / (generation.generated - 1) if generation.generated > 1 else 0.0
-        )
+        per_token = (last - first) / (generation.generated - 1) if generation.generated > 1 else 0.0
         self.observe("vllm:request_time_per_output_token_seconds", per_token)
 
 
 def _texts(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, (list, tuple)) else []
-

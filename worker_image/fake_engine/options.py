@@ -103,23 +103,29 @@ def _split(
         kind = flags.get(name) or ("one" if flags.get(name.split(".")[0]) == "one" else None)
         if kind is None:
             raise BadOptions(f"unrecognized arguments: {name}")
-        values = given.setdefault(name, [])
-        if kind == "none":
-            if equals:
-                raise BadOptions(f"argument {name}: ignored explicit argument {inline!r}")
-        elif equals:
-            values.append(inline)
-        elif kind == "many":
-            if not arguments or arguments[0].startswith("-"):
-                raise BadOptions(f"argument {name}: expected at least one argument")
-            while arguments and not arguments[0].startswith("-"):
-                values.append(arguments.pop(0))
-        else:
-            taken = _pop_value(arguments, default="")
-            if not taken:
-                raise BadOptions(f"argument {name}: expected one argument")
-            values.append(taken)
+        given.setdefault(name, []).extend(
+            _take_values(name, str(kind), inline if equals else None, arguments)
+        )
     return given, fake, positional
+
+
+def _take_values(name: str, kind: str, inline: str | None, arguments: list[str]) -> list[str]:
+    """The values of one flag; what follows it is taken out of `arguments`."""
+    if kind == "none":
+        if inline is not None:
+            raise BadOptions(f"argument {name}: ignored explicit argument {inline!r}")
+        return []
+    if inline is not None:
+        return [inline]
+    values: list[str] = []
+    while arguments and (kind == "many" or not values):
+        value = _pop_value(arguments, default="")
+        if not value:
+            break
+        values.append(value)
+    if not values:
+        raise BadOptions(f"argument {name}: expected at least one argument")
+    return values
 
 
 def _pop_value(arguments: list[str], default: str) -> str:

@@ -65,7 +65,7 @@ def _invalid(param: str | None, message: str) -> ApiError:
 
 def read_body(body: bytes, content_type: str) -> dict[str, object]:
     """The decoded JSON object, or what vLLM answers to something else."""
-    if content_type.split(";")[0].strip().lower() != "application/json":
+    if content_type.partition(";")[0].strip().lower() != "application/json":
         raise _invalid(None, "only the media type application/json is supported")
     try:
         content = json.loads(body)
@@ -154,9 +154,7 @@ def parse_request(
         logprobs = read.integer("logprobs")
     prompt_logprobs = read.integer("prompt_logprobs")
     if stream_options is not None and not stream:
-        raise ApiError(
-            400, "stream_options needs stream=true", *_stream_options_error()
-        )
+        raise ApiError(400, "stream_options needs stream=true", param="stream_options")
     if model is not None and model not in served_names:
         raise ApiError(
             404,
@@ -165,35 +163,12 @@ def parse_request(
             "model",
         )
     texts, prompts = _read_messages(body) if is_chat else _read_prompts(body)
-    if temperature < 0:
-        raise ApiError(400, f"temperature is negative: {temperature}", param="temperature")
-    if not 0 < top_p <= 1:
-        raise ApiError(400, f"top_p is not in (0, 1]: {top_p}", param="top_p")
-    if choices is not None and choices < 1:
-        raise ApiError(400, f"n is below 1: {choices}", param="n")
-    if max_tokens is not None and max_tokens > max_model_len:
-        raise ApiError(
-            400, f"max_tokens={max_tokens} is above {max_model_len}", param="max_tokens"
-        )
-    if max_tokens is not None and max_tokens < 1:
-        raise ApiError(400, f"max_tokens is below 1: {max_tokens}", param="max_tokens")
+    _check_values(temperature, top_p, choices)
     longest = max(len(prompt) for prompt in prompts)
-    if longest >= max_model_len:
-        raise ApiError(
-            400,
-            f"The prompt has {longest} tokens; this model takes {max_model_len} in all.",
-            param="input_tokens",
-        )
+    _check_lengths(max_tokens, longest, max_model_len)
     room = max_model_len - longest
     if max_tokens is None:
         max_tokens = room if is_chat else min(DEFAULT_COMPLETION_TOKENS, room)
-    elif max_tokens > room:
-        raise ApiError(
-            400,
-            f"The prompt has {longest} tokens and {max_tokens} more were asked for; this model "
-            f"takes {max_model_len} in all.",
-            param="input_tokens",
-        )
     options = stream_options if isinstance(stream_options, dict) else {}
     return Request(
         is_chat=is_chat,
@@ -215,8 +190,27 @@ def parse_request(
     )
 
 
-def _stream_options_error() -> tuple[str, str]:
-    return "BadRequestError", "stream_options"
+def _check_values(temperature: float, top_p: float, choices: int | None) -> None:
+    if temperature < 0:
+        raise ApiError(400, f"temperature is negative: {temperature}", param="temperature")
+    if not 0 < top_p <= 1:
+        raise ApiError(400, f"top_p is not in (0, 1]: {top_p}", param="top_p")
+    if choices is not None and choices < 1:
+        raise ApiError(400, f"n is below 1: {choices}", param="n")
+
+
+def _check_lengths(max_tokens: int | None, longest: int, max_model_len: int) -> None:
+    if max_tokens is not None and max_tokens > max_model_len:
+        raise ApiError(400, f"max_tokens={max_tokens} is above {max_model_len}", param="max_tokens")
+    if max_tokens is not None and max_tokens < 1:
+        raise ApiError(400, f"max_tokens is below 1: {max_tokens}", param="max_tokens")
+    if longest + (max_tokens or 1) > max_model_len:
+        raise ApiError(
+            400,
+            f"The prompt has {longest} tokens and {max_tokens or 1} more were asked for; this "
+            f"model takes {max_model_len} in all.",
+            param="input_tokens",
+        )
 
 
 def _read_stops(value: object) -> tuple[str, ...]:
@@ -266,7 +260,5 @@ def _message_text(content: object) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "".join(
-            str(part.get("text", "")) for part in content if isinstance(part, dict)
-        )
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return ""

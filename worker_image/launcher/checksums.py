@@ -49,15 +49,14 @@ class Progress:
         self.files_done = 0
         self.files_total = 0
 
+    def expect(self, files: Sequence[FoundFile]) -> None:
+        """Set the totals; called before the first of `files` is read."""
+        self.files_total = len(files)
+        self.bytes_total = sum(file.size for file in files)
 
-def model_folder(model: Model) -> Path | None:
-    """Where the model's files are; None when that is not known yet (hub) or never (s3)."""
-    if model.kind == "path":
-        return Path(model.location)
-    if model.kind == "hub" and model.revision is not None:
-        folder = hub_cache() / f"models--{model.location.replace('/', '--')}" / "snapshots"
-        return folder / model.revision
-    return None
+    @property
+    def complete(self) -> bool:
+        return self.files_total > 0 and self.files_done == self.files_total
 
 
 def hub_cache() -> Path:
@@ -113,9 +112,28 @@ def find_files(folder: Path, checksums: Sequence[FileChecksum]) -> list[FoundFil
     return found
 
 
-def verify_files(
-    files: Sequence[FoundFile], progress: Progress, cancel: threading.Event
-) -> None:
+def find_local_files(model: Model) -> list[FoundFile]:
+    """The files to verify before or while the engine loads; none for a model yet to be fetched."""
+    if model.kind != "path":
+        return []
+    return find_files(Path(model.location), model.checksums)
+
+
+def find_downloaded_files(model: Model) -> list[FoundFile]:
+    """The files of a hub model, once the engine has fetched them."""
+    if model.revision is None:
+        return []
+    name = f"models--{model.location.replace('/', '--')}"
+    return find_files(hub_cache() / name / "snapshots" / model.revision, model.checksums)
+
+
+def split_by_size(files: Sequence[FoundFile]) -> tuple[list[FoundFile], list[FoundFile]]:
+    """Small files, which are verified before the engine starts, and large ones."""
+    small = [file for file in files if file.size <= SMALL_FILE_BYTES]
+    return small, [file for file in files if file.size > SMALL_FILE_BYTES]
+
+
+def verify_files(files: Sequence[FoundFile], progress: Progress, cancel: threading.Event) -> None:
     """Read every file once; `Failure(65)` at the first wrong sum, `Cancelled` when told so."""
     reported = time.monotonic()
     for file in files:
@@ -149,3 +167,5 @@ def verify_files(
                 f"{digest.hexdigest()}; the file is not the one that the revision names",
             )
         progress.files_done += 1
+    if progress.complete:
+        log.info("Verified %d files, %d MiB", progress.files_done, progress.bytes_done >> 20)

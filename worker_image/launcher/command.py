@@ -68,9 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (("run", "run the worker"), ("check", "check launcher.json and exit")):
         command = commands.add_parser(name, help=text)
-        command.add_argument(
-            "--config", type=Path, default=Path("/etc/llmrollouts/launcher.json")
-        )
+        command.add_argument("--config", type=Path, default=Path("/etc/llmrollouts/launcher.json"))
         command.add_argument("--termination-log", type=Path, default=TERMINATION_LOG)
     options = parser.parse_args(arguments)
 

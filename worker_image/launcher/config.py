@@ -212,9 +212,7 @@ def _bad(where: str, expected: str, found: object) -> Failure:
     shown = json.dumps(found, default=str)
     if len(shown) > 80:
         shown = shown[:77] + "..."
-    return Failure(
-        BAD_CONFIGURATION, f"launcher.json: {where} must be {expected}, found {shown}"
-    )
+    return Failure(BAD_CONFIGURATION, f"launcher.json: {where} must be {expected}, found {shown}")
 
 
 def read_config(path: Path) -> Config:
@@ -254,7 +252,7 @@ def parse_config(document: object) -> Config:
         drain_wait=fields.required_number("drainWaitSeconds", 5.0, 0, 3600),
         drain_lapse=fields.required_number("drainLapseSeconds", 60.0, 0.1, 3600),
         shutdown_timeout=fields.required_integer("shutdownTimeoutSeconds", 30, 0, 7 * 86400),
-        kill_margin=fields.required_number("killMarginSeconds", 5.0, 0.1, 600),
+        kill_margin=fields.required_number("killMarginSeconds", 15.0, 0.1, 600),
         idle_probe=_read_idle_probe(fields.inner("idleProbe")),
         warmup=_read_warmup(fields.inner("warmup")),
     )

@@ -91,8 +91,11 @@ ALLOWED = frozenset(
     }
 )
 
-# Formats that hold numbers only. Everything else that vLLM loads may hold pickled code.
-SAFE_LOAD_FORMATS = ("fastsafetensors", "runai_streamer", "safetensors")
+# Flags whose other values would read a file or load what may hold pickled code.
+VALUES = {
+    "--generation-config": ("auto", "vllm"),
+    "--load-format": ("fastsafetensors", "runai_streamer", "safetensors"),
+}
 
 _FLAG = re.compile(r"^-{1,2}[A-Za-z]")
 
@@ -105,41 +108,36 @@ def _name_of(argument: str) -> str:
 
 def refused_arguments(arguments: Sequence[str]) -> str | None:
     """The first reason why these extra arguments may not be used, or None."""
+    if arguments and not _FLAG.match(arguments[0]):
+        return f"{arguments[0]!r} must come after a flag"
     for index, argument in enumerate(arguments):
-        if not _FLAG.match(argument):
-            if argument.startswith("--"):
-                return f"{argument!r} is not a flag"
-            if index == 0:
-                return f"{argument!r} must come after a flag"
-            continue
-        name = _name_of(argument)
-        if name in TYPED:
-            return f"{name} is set by the field {TYPED[name]}; set it there"
-        if not _is_allowed(name):
-            return (
-                f"{name} is not allowed: only flags that cannot load code, read files or open "
-                "ports may be added (the list is in the documentation of engine arguments)"
-            )
-        if name == "--load-format":
-            value = argument.split("=", 1)[1] if "=" in argument else _next(arguments, index)
-            if value not in SAFE_LOAD_FORMATS:
-                return (
-                    f"--load-format {value} is not allowed: it can hold pickled code; use one of "
-                    + ", ".join(SAFE_LOAD_FORMATS)
-                )
-        if name == "--generation-config":
-            value = argument.split("=", 1)[1] if "=" in argument else _next(arguments, index)
-            if value not in ("auto", "vllm"):
-                return "--generation-config must be auto or vllm, not a path"
+        if _FLAG.match(argument):
+            problem = _refuse_flag(argument, arguments[index + 1 : index + 2])
+        else:
+            problem = f"{argument!r} is not a flag" if argument.startswith("--") else None
+        if problem is not None:
+            return problem
+    return None
+
+
+def _refuse_flag(argument: str, following: Sequence[str]) -> str | None:
+    name = _name_of(argument)
+    if name in TYPED:
+        return f"{name} is set by the field {TYPED[name]}; set it there"
+    if not _is_allowed(name):
+        return (
+            f"{name} is not allowed: only flags that cannot load code, read files or open ports "
+            "may be added (the list is in the documentation of engine arguments)"
+        )
+    values = VALUES.get(name)
+    value = argument.split("=", 1)[1] if "=" in argument else "".join(following)
+    if values is not None and value not in values:
+        return f"{name} may be {' or '.join(values)}, not {value!r}"
     return None
 
 
 def _is_allowed(name: str) -> bool:
     return name in ALLOWED or (name.startswith("--no-") and "--" + name[5:] in ALLOWED)
-
-
-def _next(arguments: Sequence[str], index: int) -> str:
-    return arguments[index + 1] if index + 1 < len(arguments) else ""
 
 
 def make_serve_arguments(config: Config) -> list[str]:

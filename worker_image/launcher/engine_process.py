@@ -93,8 +93,8 @@ class EngineProcess:
     def record_end(self, wait_status: int) -> None:
         """Called by the reaper only."""
         # Popen must not wait for this process again: it has been collected.
-        self._process.returncode = os.WEXITSTATUS(wait_status) if wait_status & 0x7F == 0 else -(
-            wait_status & 0x7F
+        self._process.returncode = (
+            os.WEXITSTATUS(wait_status) if wait_status & 0x7F == 0 else -(wait_status & 0x7F)
         )
         if not self.ended.done():
             self.ended.set_result(exit_code_of(wait_status))

@@ -11,10 +11,10 @@ The rule, and what it costs:
   one token in a running batch costs one or two milliseconds of the API server's loop, against
   16-68 ms for a page of `/metrics`.
 * While busy, a probe that **times out** (or is turned away by a full queue, 429 or 503) is not yet
-  a failure: under overload it waits behind the users' requests, and taking an overloaded worker out of
-  service would push its load onto the others. So only then the launcher reads `/metrics` twice,
-  one second apart, and compares the counters that only a working engine moves. If they moved,
-  the engine is slow, not hung, and the probe counts as passed.
+  a failure: under overload it waits behind the users' requests, and taking an overloaded worker
+  out of service would push its load onto the others. So only then the launcher reads `/metrics`
+  twice, one second apart, and compares the counters that only a working engine moves. If they
+  moved, the engine is slow, not hung, and the probe counts as passed.
 * Any other bad answer (refused, 5xx, no token) is a failure at once.
 
 `failures` in a row make the worker not ready, one success makes it ready again. vLLM's `/load` may
@@ -29,7 +29,7 @@ import re
 import time
 from dataclasses import dataclass
 
-from .config import Config
+from .config import Config, IdleProbe
 from .http_client import RequestFailed, RequestTimedOut, request
 
 PROBE_HEADERS = {"x-llmrollouts-probe": "1"}
@@ -54,13 +54,9 @@ class ProbeResult:
     error: str = ""
 
 
-def should_probe(
-    load: int | None, since_last: float, failing: bool, interval: float, busy_interval: float
-) -> bool:
+def should_probe(load: int | None, since_last: float, failures: int, settings: IdleProbe) -> bool:
     """Whether to generate a token now; `load` is None when the engine does not tell."""
-    if load is None or load == 0 or failing:
-        return since_last >= interval
-    return since_last >= busy_interval
+    return load in (0, None) or failures > 0 or since_last >= settings.busy_interval
 
 
 def progress_signature(metrics: str) -> tuple[str, ...]:
@@ -72,7 +68,7 @@ class EngineClient:
     """Asks the engine on the container's own address."""
 
     def __init__(self, config: Config) -> None:
-        wildcard = config.listen_host in ("0.0.0.0", "::", "")  # noqa: S104 - compared, not bound
+        wildcard = config.listen_host in ("0.0.0.0", "::", "")
         self._host = "127.0.0.1" if wildcard else config.listen_host
         if config.listen_host == "::":
             self._host = "::1"
@@ -95,7 +91,7 @@ class EngineClient:
         value = content.get("server_load") if isinstance(content, dict) else None
         return value if isinstance(value, int) else None
 
-    async def generate(self, max_tokens: int, timeout: float) -> int:
+    async def generate(self, max_tokens: int, timeout: float, *, logprobs: bool = False) -> int:
         """Generate for a fixed prompt; the status code, or RequestFailed without a token."""
         answer = await request(
             self._host,
@@ -109,6 +105,7 @@ class EngineClient:
                 "max_tokens": max_tokens,
                 "temperature": 0,
                 "ignore_eos": True,
+                "logprobs": 1 if logprobs else None,
             },
         )
         if answer.status == 200 and count_tokens(answer.json()) < 1:
