@@ -235,7 +235,7 @@ def _is_ready(server: ApiServer) -> bool:
     for process in server._processes:
         if process.poll() is not None:
             tail = server.log_file.read_text(encoding="utf-8", errors="replace")[-2000:]
-            raise AssertionError(f"{process.args} ended with {process.returncode}:\n{tail}")
+            raise AssertionError(f"{process.args!r} ended with {process.returncode}:\n{tail}")
     try:
         # The default namespace is made after the first start, and kubectl's users expect it.
         return (

@@ -10,6 +10,7 @@ controller/observe, rollout/ and the CLI.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, cast, get_args
 
@@ -17,6 +18,23 @@ Verb: TypeAlias = Literal[
     "promote", "promote-full", "rollback", "pause", "resume", "retry", "skip", "refresh"
 ]
 VERBS: Final[tuple[Verb, ...]] = get_args(Verb)
+
+MEANINGS: Final[Mapping[Verb, str]] = {
+    "promote": (
+        "finish the running or held step at once and go on with the next; after the last one, "
+        "promote"
+    ),
+    "promote-full": (
+        "no more steps: all users to the revision as soon as its workers can carry them; the way "
+        "out when the stable revision is the bad one"
+    ),
+    "rollback": "everyone back to the stable revision, or to the stored revision that is named",
+    "pause": "stop the step's clock; the share stays",
+    "resume": "let the step's clock run again",
+    "retry": "a new attempt with a revision that was rejected",
+    "skip": "leave the running step out",
+    "refresh": "read the references of the spec again, as a new revision",
+}
 
 # These give a revision more traffic, so they must say which one they mean: a command typed for
 # one canary may not move another that has taken its place in the meantime.
@@ -30,16 +48,7 @@ _FORM: Final = "a command is verb[:revision][/nonce], such as pause or promote:7
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command.
-
-    promote: finish the running or held step at once and go on with the next (or promote after
-        the last). promote-full: no more steps, all users to the revision as soon as its workers
-        can carry them: the way out when the stable revision is the bad one.
-    rollback: everyone back to the stable revision, or to the stored revision named.
-    pause, resume: stop and go on with the step's clock; the share stays.
-    retry: a new attempt with a rejected revision. skip: leave the running step out.
-    refresh: read the references of the spec again, as a new revision.
-    """
+    """One command; ``MEANINGS`` says what each verb does."""
 
     verb: Verb
     revision: str | None = None

@@ -98,11 +98,11 @@ def grace_seconds(engine: Engine, settings: OperatorSettings) -> int:
 
 
 def _make_launcher(settings: OperatorSettings) -> Manifest:
+    """Its image's own command copies the launcher into /llmrollouts."""
     return {
         "name": "launcher",
         "image": settings.launcher_image,
         "imagePullPolicy": settings.image_pull_policy,
-        "args": ["install", LAUNCHER_FOLDER],
         "resources": {
             "requests": {"cpu": "10m", "memory": "32Mi"},
             "limits": {"memory": "128Mi"},
