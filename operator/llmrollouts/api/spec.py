@@ -1,530 +1,66 @@
 """What a user asks for: the spec of an LLMDeployment.
 
-Descriptions, bounds and rules stand here once; api/crd.py makes the CRD from them, so the API
-server refuses at ``kubectl apply`` what this module would refuse. The operator never writes a
-spec. Nothing inside ``Revision`` has a default: a revision's identity is what the user gave, and a
-new default of a newer operator must not look like a new revision.
+Descriptions, bounds and rules stand beside the fields, here and in revision.py and strategy.py;
+api/crd.py makes the CRD from them, so the API server refuses at ``kubectl apply`` what these
+models would refuse. The operator never writes a spec. Other packages import its types from here.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated
 
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field
 
-from llmrollouts.api import engine_settings
-from llmrollouts.api.duration import DURATION_PATTERN
 from llmrollouts.api.model import ApiModel
-from llmrollouts.api.model_uri import FORMS, UNKNOWN_FORM, parse_model_uri
-from llmrollouts.api.model_uri import MAX_LENGTH as MAX_URI_LENGTH
-from llmrollouts.api.rules import ATOMIC_LIST, ATOMIC_MAP, NAMED_LIST, Rule, Schema, matches, rules
-from llmrollouts.api.share import SHARE_PATTERN, Share
-
-MAX_STEPS: Final = 20
-MAX_TEXT: Final = 65_536  # characters of a chat template or other text kept with a revision
-MAX_REPLICAS: Final = 1_000
-
-_SHARE_MESSAGE = (
-    "a share is a percentage with the percent sign and at most four decimals, such as 0.5%"
+from llmrollouts.api.revision import (
+    MAX_TEXT,
+    ConfigMapKeyRef,
+    Engine,
+    EnvVar,
+    ModelSource,
+    Placement,
+    Prompt,
+    Resources,
+    Retrieval,
+    Revision,
+    SecretKeyRef,
+    Toleration,
 )
-_DURATION_MESSAGE = "a duration is written such as 30m, 1h30m, 45s or 500ms"
-_STEP_SHARE_MESSAGE = (
-    "the share of a step is above 0% and at most 100%, with the percent sign and at most four "
-    "decimals, such as 0.5%"
+from llmrollouts.api.strategy import (
+    MAX_REPLICAS,
+    MAX_STEPS,
+    CanaryStep,
+    ShadowStep,
+    Step,
+    Strategy,
+    default_steps,
 )
+from llmrollouts.api.texts import DurationText, ShareText
 
-
-def _above_zero(text: str) -> str:
-    if not Share.parse(text):
-        raise ValueError(_STEP_SHARE_MESSAGE)
-    return text
-
-
-def _model_uri(text: str) -> str:
-    parse_model_uri(text)
-    return text
-
-
-def _checked_arguments(arguments: list[str]) -> list[str]:
-    engine_settings.check_arguments(arguments)
-    return arguments
-
-
-def _checked_variable(name: str) -> str:
-    if engine_settings.refuse_variable(name):
-        raise ValueError(engine_settings.VARIABLE_MESSAGE)
-    return name
-
-
-def _bounded_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The API server does not look into it, so its size is checked here alone."""
-    size = len(json.dumps(config, ensure_ascii=False).encode())
-    if size > MAX_TEXT:
-        raise ValueError(
-            f"the retrieval configuration has {size} bytes, a revision keeps at most {MAX_TEXT}: "
-            "shorten it"
-        )
-    return config
-
-
-def _lasts(least: str, most: str) -> Rule:
-    return Rule(
-        f"!self.matches(r'{DURATION_PATTERN}') || "
-        f"(duration(self) >= duration('{least}') && duration(self) <= duration('{most}'))",
-        f"this duration lies between {least} and {most}",
-    )
-
-
-_DURATION = (
-    StringConstraints(pattern=DURATION_PATTERN, max_length=32),
-    matches(DURATION_PATTERN, _DURATION_MESSAGE),
-)
-_SHARE = StringConstraints(pattern=SHARE_PATTERN, max_length=9)
-ShareText = Annotated[str, _SHARE, matches(SHARE_PATTERN, _SHARE_MESSAGE)]
-StepShareText = Annotated[
-    str,
-    _SHARE,
-    AfterValidator(_above_zero),
-    Rule(f"self.matches(r'{SHARE_PATTERN}') && self.matches('[1-9]')", _STEP_SHARE_MESSAGE),
+__all__ = [
+    "MAX_REPLICAS",
+    "MAX_STEPS",
+    "MAX_TEXT",
+    "CanaryStep",
+    "ConfigMapKeyRef",
+    "DurationText",
+    "Engine",
+    "EnvVar",
+    "LLMDeploymentSpec",
+    "ModelSource",
+    "Placement",
+    "Prompt",
+    "Resources",
+    "Retrieval",
+    "Revision",
+    "SecretKeyRef",
+    "ShadowStep",
+    "ShareText",
+    "Step",
+    "Strategy",
+    "Toleration",
+    "default_steps",
 ]
-DurationText = Annotated[str, *_DURATION]
-StepDurationText = Annotated[str, *_DURATION, _lasts("1s", "720h")]
-WindowText = Annotated[str, *_DURATION, _lasts("0s", "720h")]
-ReadyTimeoutText = Annotated[str, *_DURATION, _lasts("1s", "24h")]
-ShutdownTimeoutText = Annotated[str, *_DURATION, _lasts("0s", "1h")]
-
-_NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
-ObjectName = Annotated[
-    str,
-    StringConstraints(pattern=_NAME_PATTERN, max_length=253),
-    matches(_NAME_PATTERN, "the name of an object: lower-case letters, digits, dots and dashes"),
-]
-_KEY_PATTERN = r"^[A-Za-z0-9._-]+$"
-DataKey = Annotated[
-    str,
-    StringConstraints(pattern=_KEY_PATTERN, max_length=253),
-    matches(_KEY_PATTERN, "the key of an entry: letters, digits, dots, dashes and underscores"),
-]
-_DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}$"
-Digest = Annotated[
-    str,
-    StringConstraints(pattern=_DIGEST_PATTERN, max_length=71),
-    matches(_DIGEST_PATTERN, "a checksum is written sha256:<64 hex digits>"),
-]
-_QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
-Quantity = Annotated[str, StringConstraints(pattern=_QUANTITY_PATTERN, max_length=32)] | int
-LabelText = Annotated[str, StringConstraints(max_length=63)]
-_IMAGE_PATTERN = r"^[a-zA-Z0-9]([a-zA-Z0-9._:/-]*[a-zA-Z0-9])?(@sha256:[0-9a-f]{64})?$"
-_SHORT_KEYS = Rule(
-    "self.all(key, key.size() <= 253)", "a key here has at most 253 characters: shorten it"
-)
-
-
-class ConfigMapKeyRef(ApiModel):
-    """One entry of a ConfigMap in the namespace of the LLMDeployment."""
-
-    name: ObjectName
-    """The name of the ConfigMap."""
-    key: DataKey
-    """The entry of its data."""
-
-
-class SecretKeyRef(ApiModel):
-    """One entry of a Secret in the namespace of the LLMDeployment."""
-
-    name: ObjectName
-    """The name of the Secret."""
-    key: DataKey
-    """The entry of its data."""
-
-
-_FORM_RULES = tuple(
-    Rule(f"!self.startsWith('{scheme}://') || self.matches(r'{pattern}')", message)
-    for scheme, (pattern, message) in FORMS.items()
-)
-
-
-class ModelSource(ApiModel):
-    """Which model the workers load, named so that it cannot change under a running rollout."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            Rule(
-                "!has(self.tokenSecretKeyRef) || self.uri.startsWith('hf://')",
-                "tokenSecretKeyRef is used for hf:// models only: remove it",
-            ),
-            Rule(
-                "!has(self.checksums) || !self.uri.startsWith('s3://')",
-                "the files of an s3:// model are streamed into the GPU and cannot be verified: "
-                "remove checksums, or serve the model from pvc://, oci:// or hf://",
-            ),
-        )
-    )
-
-    uri: Annotated[
-        str,
-        StringConstraints(min_length=1, max_length=MAX_URI_LENGTH),
-        AfterValidator(_model_uri),
-        Rule(f"self.matches('^({'|'.join(FORMS)})://')", UNKNOWN_FORM),
-        *_FORM_RULES,
-    ]
-    """Where the weights come from: hf://<org>/<name>@<commit of 40 hex digits>, s3://<bucket>/<path>,
-    oci://<registry>/<path>@sha256:<digest>, pvc://<claim>/<path>, or file:///<path inside of the
-    engine image>."""
-    served_name: (
-        Annotated[
-            str,
-            StringConstraints(
-                pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]*$", min_length=1, max_length=128
-            ),
-            matches(
-                "^[A-Za-z0-9][A-Za-z0-9._/:-]*$",
-                "a served name begins with a letter or digit and has letters, digits and . _ / : -",
-            ),
-        ]
-        | None
-    ) = None
-    """The name that clients give as `model` in requests. Default: the LLMDeployment's name."""
-    checksums: (
-        Annotated[dict[str, Digest], Field(max_length=512), _SHORT_KEYS, ATOMIC_MAP] | None
-    ) = None
-    """Weight files and their checksums (`sha256:<hex>`), verified as the files load. A file that
-    differs keeps the worker from becoming ready."""
-    token_secret_key_ref: SecretKeyRef | None = None
-    """The entry of a Secret with the token for a hf:// model that is not public."""
-
-
-class EnvVar(ApiModel):
-    """One environment variable."""
-
-    name: Annotated[
-        str,
-        StringConstraints(pattern=engine_settings.VARIABLE_PATTERN, min_length=1, max_length=128),
-        AfterValidator(_checked_variable),
-        matches(
-            engine_settings.VARIABLE_PATTERN,
-            "the name of a variable has letters, digits and underscores",
-        ),
-        Rule(engine_settings.VARIABLE_RULE, engine_settings.VARIABLE_MESSAGE),
-    ]
-    """The name of the variable. Those that could load code, open development endpoints or bypass
-    the measurement are refused."""
-    value: Annotated[str, StringConstraints(max_length=2048)]
-    """Its value, taken as it is: no variables are expanded in it."""
-
-
-class Engine(ApiModel):
-    """How vLLM runs the model."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            Rule(
-                "!has(self.device) || self.device != 'CPU' || !has(self.gpuMemoryUtilization)",
-                "gpuMemoryUtilization has no meaning with device CPU: remove one of the two",
-            )
-        )
-    )
-
-    image: (
-        Annotated[
-            str,
-            StringConstraints(pattern=_IMAGE_PATTERN, min_length=1, max_length=512),
-            matches(
-                _IMAGE_PATTERN,
-                "an image is written <registry>/<path>@sha256:<64 hex digits>, or with a tag where "
-                "the operator allows tags",
-            ),
-        ]
-        | None
-    ) = None
-    """The engine's image, by digest (`…@sha256:…`) unless the operator's administrator allows tags.
-    Default: the operator's own vLLM image for the device."""
-    device: Literal["GPU", "CPU"] | None = None
-    """GPU (the default), or CPU for machines without one."""
-    max_model_len: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """The longest prompt and answer together, in tokens. Default: what the model says."""
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None
-    """The number format of weights and activations. Default: auto."""
-    tensor_parallel_size: Annotated[int, Field(ge=1, le=64)] | None = None
-    """How many GPUs of one worker share each layer. Default: 1."""
-    gpu_memory_utilization: (
-        Annotated[
-            str,
-            StringConstraints(
-                pattern=r"^(0\.(0[5-9]|[1-9])[0-9]{0,3}|1(\.0{1,4})?)$", max_length=6
-            ),
-            matches(
-                r"^(0\.(0[5-9]|[1-9])[0-9]{0,3}|1(\.0{1,4})?)$",
-                'the share of GPU memory is a decimal in quotes between "0.05" and "1", '
-                'such as "0.9"',
-            ),
-        ]
-        | None
-    ) = None
-    """The part of each GPU's memory that vLLM may use, a decimal between "0.05" and "1". Default:
-    vLLM's own."""
-    extra_args: (
-        Annotated[
-            list[
-                Annotated[
-                    str,
-                    StringConstraints(min_length=1, max_length=512),
-                    Rule(engine_settings.ARGUMENT_RULE, engine_settings.ARGUMENT_MESSAGE),
-                ]
-            ],
-            Field(max_length=64),
-            AfterValidator(_checked_arguments),
-            Rule(
-                "self.size() == 0 || self[0].startsWith('--')",
-                "the first item must be an argument that begins with --",
-            ),
-            ATOMIC_LIST,
-        ]
-        | None
-    ) = None
-    """Further arguments of `vllm serve`, from an allow-list: those that run code of the model, read
-    pickles, open ports or blind the measurement are refused."""
-    env: Annotated[list[EnvVar], Field(max_length=64), NAMED_LIST] | None = None
-    """Environment variables of the engine. Secrets do not belong here."""
-    shutdown_timeout: ShutdownTimeoutText | None = None
-    """How long running answers may finish once a worker was told to stop. Default: the
-    operator's (2m)."""
-
-
-_Quantities = Annotated[dict[str, Quantity], Field(max_length=16), _SHORT_KEYS, ATOMIC_MAP]
-
-
-class Resources(ApiModel):
-    """What one worker gets of its node."""
-
-    limits: _Quantities | None = None
-    """Upper bounds by resource name, such as `memory: 64Gi` or `nvidia.com/gpu: 1`. Without an
-    accelerator here a GPU worker gets `nvidia.com/gpu` = tensorParallelSize."""
-    requests: _Quantities | None = None
-    """What the scheduler sets aside, by resource name. Default: the limits."""
-
-
-def _one_of(first: str, second: str, what: str) -> dict[str, Any]:
-    return rules(
-        Rule(
-            f"has(self.{first}) != has(self.{second})",
-            f"set either {first} or {second}, not both and not neither; without {what} leave this "
-            "out",
-        )
-    )
-
-
-class Prompt(ApiModel):
-    """The template that makes the model's input from a chat."""
-
-    model_config = ConfigDict(
-        json_schema_extra=_one_of("chatTemplate", "configMapKeyRef", "a template of your own")
-    )
-
-    chat_template: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEXT)] | None = (
-        None
-    )
-    """A chat template (Jinja), at most 64 KiB."""
-    config_map_key_ref: ConfigMapKeyRef | None = None
-    """Where a chat template stands. It is read once, when the revision is stored; a later edit of
-    the ConfigMap changes nothing until `refresh`."""
-
-
-class Retrieval(ApiModel):
-    """The configuration of retrieval, which is released and rolled back with the model."""
-
-    model_config = ConfigDict(
-        json_schema_extra=_one_of("config", "configMapKeyRef", "a retrieval configuration")
-    )
-
-    config: (
-        Annotated[
-            dict[str, Any],
-            Field(max_length=256),
-            AfterValidator(_bounded_config),
-            Schema((("x-kubernetes-preserve-unknown-fields", True),)),
-        ]
-        | None
-    ) = None
-    """Any structure; the workers get it as /etc/llmrollouts/retrieval.json. At most 64 KiB."""
-    config_map_key_ref: ConfigMapKeyRef | None = None
-    """Where the configuration stands. It is read once, when the revision is stored."""
-
-
-class Toleration(ApiModel):
-    """A taint of nodes that the workers accept."""
-
-    key: Annotated[str, StringConstraints(max_length=253)] | None = None
-    """The taint's key; absent with operator Exists: every taint."""
-    operator: Literal["Exists", "Equal"] | None = None
-    """Equal (the default) compares the value, Exists does not."""
-    value: LabelText | None = None
-    """The taint's value."""
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    """The taint's effect; absent: every effect."""
-    toleration_seconds: Annotated[int, Field(ge=0, le=2_147_483_647)] | None = None
-    """How long a NoExecute taint is borne."""
-
-
-class Placement(ApiModel):
-    """On which nodes workers run, and how their images are pulled."""
-
-    node_selector: (
-        Annotated[dict[str, LabelText], Field(max_length=32), _SHORT_KEYS, ATOMIC_MAP] | None
-    ) = None
-    """Labels that a node must have."""
-    tolerations: Annotated[list[Toleration], Field(max_length=32), ATOMIC_LIST] | None = None
-    """Taints that the workers accept."""
-    priority_class_name: ObjectName | None = None
-    """The priority class of the pods."""
-    runtime_class_name: ObjectName | None = None
-    """The runtime class of the pods."""
-    image_pull_secrets: Annotated[list[ObjectName], Field(max_length=8), ATOMIC_LIST] | None = None
-    """Names of Secrets with the credentials of image registries."""
-
-
-class Revision(ApiModel):
-    """Everything that changes behaviour: promoted and rolled back as one. Any edit of it starts a
-    rollout."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            Rule(
-                "!has(self.resources) || !has(self.resources.limits) || "
-                "!('nvidia.com/gpu' in self.resources.limits) || "
-                "int(self.resources.limits['nvidia.com/gpu']) >= "
-                "(has(self.engine) && has(self.engine.tensorParallelSize) ? "
-                "self.engine.tensorParallelSize : 1)",
-                "a worker needs at least tensorParallelSize GPUs: raise resources.limits"
-                "['nvidia.com/gpu'] (a whole number) or lower engine.tensorParallelSize",
-            )
-        )
-    )
-
-    model: ModelSource
-    """Which model the workers load."""
-    engine: Engine | None = None
-    """How vLLM runs it."""
-    resources: Resources | None = None
-    """What one worker gets of its node."""
-    prompt: Prompt | None = None
-    """The chat template, where it is not the model's own."""
-    retrieval: Retrieval | None = None
-    """The configuration of retrieval."""
-    placement: Placement | None = None
-    """On which nodes workers run."""
-
-
-MinRequests = Annotated[int, Field(ge=0, le=1_000_000_000)]
-
-
-class ShadowStep(ApiModel):
-    """Copies a share of the user requests to the canary and drops its answers."""
-
-    share: StepShareText
-    """The share of user requests that is copied, such as 5%."""
-    duration: StepDurationText
-    """How long requests must flow before the next step, such as 24h."""
-    min_requests: MinRequests = 20
-    """How many requests the canary must have had before the next step."""
-
-
-class CanaryStep(ApiModel):
-    """Lets the canary answer a share of the user requests."""
-
-    share: StepShareText
-    """The share of user requests that the canary answers, such as 0.5%."""
-    duration: StepDurationText
-    """How long requests must flow before the next step, such as 30m."""
-    min_requests: MinRequests = 20
-    """How many requests the canary must have had before the next step."""
-
-
-class Step(ApiModel):
-    """One step of a rollout: either `shadow` or `canary`."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            Rule(
-                "has(self.shadow) != has(self.canary)",
-                "a step is either shadow or canary: set exactly one of the two",
-            )
-        )
-    )
-
-    shadow: ShadowStep | None = None
-    """Copies a share of the user requests to the canary and drops its answers."""
-    canary: CanaryStep | None = None
-    """Lets the canary answer a share of the user requests."""
-
-    @model_validator(mode="after")
-    def _is_one_of_two(self) -> Self:
-        if (self.shadow is None) == (self.canary is None):
-            raise ValueError("a step is either shadow or canary: set exactly one of the two")
-        return self
-
-
-def default_steps() -> list[Step]:
-    return [
-        Step(shadow=ShadowStep(share="5%", duration="24h")),
-        Step(canary=CanaryStep(share="0.5%", duration="30m")),
-        Step(canary=CanaryStep(share="5%", duration="15m")),
-        Step(canary=CanaryStep(share="25%", duration="10m")),
-        Step(canary=CanaryStep(share="50%", duration="10m")),
-    ]
-
-
-def _canary_share(step: str) -> str:
-    """CEL: the share of a canary step as a number; 0 for a shadow step, and for a share that is
-    not well-formed, because the rule beside the share reports that and these must not fail on it.
-    """
-    share = f"{step}.canary.share"
-    return (
-        f"(has({step}.canary) && {share}.matches(r'{SHARE_PATTERN}') "
-        f"? double({share}.replace('%', '')) : 0.0)"
-    )
-
-
-# The API server bounds the cost of a rule beforehand, and knows no bound of a filtered list: so
-# both rules walk over the steps themselves.
-_RISING = f"self.map(s, {_canary_share('s')}).isSorted()"
-_ALL_DIFFERENT = (
-    f"self.all(a, {_canary_share('a')} == 0.0 || "
-    f"self.exists_one(b, {_canary_share('b')} == {_canary_share('a')}))"
-)
-_RISING_MESSAGE = (
-    "the shares of the canary steps rise from step to step: sort them and let no two be equal"
-)
-
-
-class Strategy(ApiModel):
-    """How a new revision takes over."""
-
-    steps: Annotated[
-        list[Step],
-        Field(min_length=1, max_length=MAX_STEPS),
-        Rule("self.size() > 0", "give at least one step, or leave steps out for the default plan"),
-        Rule(
-            "self.map(s, has(s.canary) ? 1 : 0).isSorted()",
-            "shadow steps come before the first canary step: move them to the front",
-        ),
-        Rule(_RISING, _RISING_MESSAGE),
-        Rule(_ALL_DIFFERENT, _RISING_MESSAGE),
-        ATOMIC_LIST,
-    ] = Field(default_factory=default_steps)
-    """The steps, in order: shadow steps first, then canary steps with rising shares. After the last
-    one every user moves to the new revision."""
-    match_load: bool = True
-    """Fill canary workers with copied requests during canary steps until they are as busy as stable
-    ones, so that the two can be compared."""
-    rollback_window: WindowText = "1h"
-    """How long the replaced revision stays warm after a promotion, for a rollback in seconds."""
-    max_extra_replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] | None = None
-    """Workers above `replicas` during a rollout. Default: as many as `replicas`. With fewer the
-    stable revision shrinks as the canary grows, and condition InstantRollback says so."""
-    ready_timeout: ReadyTimeoutText = "30m"
-    """How long workers may take to become ready before the revision counts as failed."""
 
 
 class LLMDeploymentSpec(ApiModel):

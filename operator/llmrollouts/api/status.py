@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field
 
 from llmrollouts.api.model import StoredModel
 from llmrollouts.api.rules import ATOMIC_LIST, TYPED_LIST, Schema
-from llmrollouts.api.spec import ShareText
+from llmrollouts.api.texts import ShareText
 
 MESSAGE_LENGTH: Final = 1024
 NAME_LENGTH: Final = 253
