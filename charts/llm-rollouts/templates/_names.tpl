@@ -57,3 +57,14 @@ podAntiAffinity:
         matchLabels:
           {{- include "llmr.selector" . | nindent 10 }}
 {{- end }}
+
+{{/* The files with which a gateway starts, as llmrollouts.traffic.bootstrap prints them. */}}
+{{- define "llmr.gatewayFiles" -}}
+{{- $root := . -}}
+{{- range $path, $_ := .Files.Glob "files/gateway/*.yaml" }}
+{{ base $path }}: |
+  {{- tpl ($root.Files.Get $path) $root | nindent 2 }}
+{{- end }}
+drain.py: |
+  {{- .Files.Get "files/gateway/drain.py" | nindent 2 }}
+{{- end }}
