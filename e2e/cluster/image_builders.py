@@ -7,6 +7,7 @@ that is not part of the tag's hash cannot get into the image.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from e2e.cluster.steps import CannotContinueError, run, step, succeeds
 
 _BUILD_LIMIT = 3600.0
 _LOAD_LIMIT = 1800.0
+_MANY_BYTES = 64 << 20  # above this, compressing new layers would cost more than writing all
 
 
 class Builder(Protocol):
@@ -134,34 +136,62 @@ class NodeImages:
         return set(ctr(self.places, "images", "list", "--quiet").split())
 
     def load(self, tag: str) -> None:
-        """Hand over the layers that containerd does not have yet, uncompressed.
-
-        Those it has are hard-linked into the layout that buildah writes to, which makes buildah
-        skip them, and are left out of the archive that containerd reads: a changed last layer
-        costs seconds, whatever the size of the image.
-        """
+        """Hand over only the layers that containerd does not have yet: a changed last layer costs
+        seconds, whatever the size of the image."""
         with tempfile.TemporaryDirectory(prefix=".load-", dir=self.places.cache) as scratch:
             layout = Path(scratch) / "layout"
-            held = self._link_held_layers(tag, layout)
-            run(
-                self.buildah.command(
-                    "push", "--quiet", "--disable-compression", tag, f"oci:{layout}:{tag}"
-                ),
-                timeout=_LOAD_LIMIT,
-                env={**os.environ, "TMPDIR": scratch},
-            )
-            self._import(layout, held)
+            layers = self._list_layers(tag)
+            held = {digest for digest in layers if (self._content / digest).is_file()}
+            if sum(size for digest, size in layers.items() if digest not in held) > _MANY_BYTES:
+                self._export_plain(tag, layout)
+            else:
+                self._export_beside(tag, layout, held)
+            self._import(layout, left_out=held)
 
-    def _link_held_layers(self, tag: str, layout: Path) -> set[str]:
-        content = self.places.containerd_root / "io.containerd.content.v1.content/blobs/sha256"
+    @property
+    def _content(self) -> Path:
+        return self.places.containerd_root / "io.containerd.content.v1.content/blobs/sha256"
+
+    def _list_layers(self, tag: str) -> dict[str, int]:
+        """Digest and size in bytes of each layer as buildah stores it, uncompressed."""
+        described = json.loads(run(self.buildah.command("inspect", "--type", "image", tag)))
+        manifest = json.loads(described["Manifest"])
+        return {_hex(layer["digest"]): layer["size"] for layer in manifest["layers"]}
+
+    def _export_plain(self, tag: str, layout: Path) -> None:
+        """Write every layer, uncompressed: for gigabytes, compressing takes longer than writing.
+        Of buildah's destinations only `dir` leaves layers as they are."""
+        blobs = layout / "blobs" / "sha256"
+        blobs.parent.mkdir(parents=True)
+        self._push("--disable-compression", tag, f"dir:{blobs}")
+        (blobs / "version").unlink()
+        manifest = (blobs / "manifest.json").read_bytes()
+        digest = hashlib.sha256(manifest).hexdigest()
+        (blobs / "manifest.json").rename(blobs / digest)
+        entry = {
+            "mediaType": json.loads(manifest)["mediaType"],
+            "digest": f"sha256:{digest}",
+            "size": len(manifest),
+            "annotations": {"org.opencontainers.image.ref.name": tag},
+        }
+        (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+        (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+
+    def _export_beside(self, tag: str, layout: Path, held: set[str]) -> None:
+        """Write the missing layers beside links to those that containerd holds: buildah skips
+        what its destination has already."""
         blobs = layout / "blobs" / "sha256"
         blobs.mkdir(parents=True)
-        described = json.loads(run(self.buildah.command("inspect", "--type", "image", tag)))
-        layers = [d.removeprefix("sha256:") for d in described["OCIv1"]["rootfs"]["diff_ids"]]
-        held = {layer for layer in layers if (content / layer).is_file()}
-        for layer in held:
-            (blobs / layer).hardlink_to(content / layer)
-        return held
+        for digest in held:
+            (blobs / digest).hardlink_to(self._content / digest)
+        self._push(tag, f"oci:{layout}:{tag}")
+
+    def _push(self, *words: str) -> None:
+        run(
+            self.buildah.command("push", "--quiet", *words),
+            timeout=_LOAD_LIMIT,
+            env={**os.environ, "TMPDIR": str(self.places.cache)},
+        )
 
     def _import(self, layout: Path, left_out: set[str]) -> None:
         command = [*make_ctr_command(self.places), "images", "import", "-"]
@@ -195,6 +225,10 @@ class KindImages:
 
     def load(self, tag: str) -> None:
         run(["kind", "load", "docker-image", "--name", KIND_NAME, tag], timeout=_LOAD_LIMIT)
+
+
+def _hex(digest: str) -> str:
+    return digest.removeprefix("sha256:")
 
 
 def docker_answers() -> bool:
