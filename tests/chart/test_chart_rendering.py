@@ -50,14 +50,15 @@ Render = Callable[..., Rendered]
 
 
 def to_text(rendered: Rendered) -> str:
-    """Without the CRD and the gateway's start files: other tests compare those with their makers."""
+    """Without the CRD and the start files: other tests compare those with their makers."""
     shown = []
     for o in rendered.objects:
         if o["kind"] == "CustomResourceDefinition":
             continue
         if o["kind"] == "ConfigMap":
-            o = {**o, "data": dict.fromkeys(o["data"], "(compared elsewhere)")}
-        shown.append(o)
+            shown.append({**o, "data": dict.fromkeys(o["data"], "(compared elsewhere)")})
+        else:
+            shown.append(o)
     return yaml.safe_dump_all(shown, sort_keys=True, width=100)
 
 

@@ -81,6 +81,10 @@ class KubeCluster:
         self._host = configuration.host
         self._api = client.ApiClient(configuration)
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._api.close()
+
     def get(self, path: str, query: Mapping[str, str] | None = None) -> Manifest:
         return self._ask("GET", path, query=query)
 

@@ -172,7 +172,7 @@ def _await_gateways(
         if spent > wait:
             raise LateAnswer(
                 "The rollback was decided, but not every gateway confirmed it within "
-                f"{wait:.0f} s. A gateway that hears nothing takes the share to 0 by itself within 12 s.",
+                f"{wait:.0f} s. A gateway that hears nothing takes the share to 0 within 12 s.",
                 "See which gateway is missing: kubectl get pods -A "
                 "-l app.kubernetes.io/name=llm-rollouts,app.kubernetes.io/component=gateway",
             )

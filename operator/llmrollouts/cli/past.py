@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from llmrollouts.api import labels
 from llmrollouts.cli.cluster import DEPLOYMENTS, Cluster, list_items
+from llmrollouts.cli.columns import draw_columns
 from llmrollouts.cli.picture import Picture, read_model
 
 
@@ -56,28 +56,28 @@ def _read_rejection(annotations: Mapping[str, str]) -> str | None:
 
 def draw_history(picture: Picture, records: Sequence[Mapping[str, object]]) -> Group:
     """Both tables."""
-    revisions = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for heading in ("#", "REVISION", "ROLE", "STORED"):
-        revisions.add_column(heading, no_wrap=True)
-    revisions.add_column("MODEL", overflow="fold", ratio=1)
+    rows: list[list[str | Text]] = []
     for row in records:
-        rejected = row["rejected"]
         model = Text(str(row["model"] or "?"))
-        if rejected:
-            model.append(f"\nrejected: {rejected}", style="red")
-        revisions.add_row(
-            str(row["number"]), str(row["revision"]), str(row["role"] or "-"),
-            str(row["createdAt"] or "?"), model,
-        )  # fmt: skip
-    events = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for heading in ("WHEN (UTC)", "REVISION", "EVENT"):
-        events.add_column(heading, no_wrap=True)
-    events.add_column("MESSAGE", overflow="fold", ratio=1)
-    for entry in picture.status.history:
-        events.add_row(
-            f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.revision, entry.event, Text(entry.message)
+        if row["rejected"]:
+            model.append(f"\nrejected: {row['rejected']}", style="red")
+        rows.append(
+            [
+                str(row["number"]),
+                str(row["revision"]),
+                str(row["role"] or "-"),
+                str(row["createdAt"] or "?"),
+                model,
+            ]
         )
-    parts: list[RenderableType] = [revisions]
-    if picture.status.history:
-        parts.extend([Text(), events])
+    parts: list[RenderableType] = [
+        draw_columns(rows, ["#", "REVISION", "ROLE", "STORED", "MODEL"], fold=True)
+    ]
+    events: list[list[str | Text]] = [
+        [f"{entry.at:%Y-%m-%d %H:%M:%S}", entry.revision, entry.event, entry.message]
+        for entry in picture.status.history
+    ]
+    if events:
+        headings = ["WHEN (UTC)", "REVISION", "EVENT", "MESSAGE"]
+        parts.extend([Text(), draw_columns(events, headings, fold=True)])
     return Group(*parts)

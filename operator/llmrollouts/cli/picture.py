@@ -21,7 +21,7 @@ from llmrollouts.api.status import LLMDeploymentStatus
 from llmrollouts.cli.cluster import DEPLOYMENTS, Cluster, list_items, object_path
 from llmrollouts.cli.failure import Forbidden
 
-Role: TypeAlias = Literal["stable", "canary", "warm", "leaving"]
+Role: TypeAlias = Literal["stable", "canary", "warm", "starting", "leaving"]
 EVENTS: Final = 4
 
 
@@ -197,10 +197,12 @@ def _arms(
         )
     if status.warm:
         yield arm("warm", status.warm.revision)
-    shown = {status.stable_revision, status.canary_revision}
-    for leaving in status.retiring:
-        if leaving.revision not in shown:
-            yield arm("leaving", leaving.revision)
+    shown = {status.stable_revision, status.canary_revision, status.warm and status.warm.revision}
+    leaving = [r.revision for r in status.retiring if r.revision not in shown]
+    for revision in leaving:
+        yield arm("leaving", revision)
+    for revision in sorted(deployments.keys() - shown - set(leaving)):
+        yield arm("leaving" if status.stable_revision else "starting", revision)
 
 
 def _mark_steps(status: LLMDeploymentStatus, spec: Manifest) -> Iterable[StepMark]:

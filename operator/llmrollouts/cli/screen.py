@@ -7,6 +7,7 @@ repeat it, so that a pipe or a log shows the same.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
@@ -20,6 +21,7 @@ from llmrollouts.api.duration import format_duration, parse_duration
 from llmrollouts.api.share import WHOLE, Share
 from llmrollouts.api.status import RollbackStatus
 from llmrollouts.cli.advice import next_commands
+from llmrollouts.cli.columns import draw_columns
 from llmrollouts.cli.picture import Arm, Picture, StepMark
 
 _COLOURS: Final = {
@@ -70,25 +72,21 @@ def _headline(picture: Picture) -> Text:
 
 
 def _arm_table(picture: Picture) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, pad_edge=False)
-    for heading in ("", "REVISION", "WORKERS", "USERS", "MIRRORED", "MODEL"):
-        table.add_column(
-            heading,
-            no_wrap=True,
-            overflow="ellipsis",
-            ratio=1 if heading == "MODEL" else None,
-            header_style="dim",
-        )
+    rows: list[list[str | Text]] = []
+    mirrored = any(_mirrored(arm) for arm in picture.arms)
     for arm in picture.arms:
-        table.add_row(
-            Text(f"  {arm.role}", style="bold" if arm.role in {"stable", "canary"} else "dim"),
-            arm.revision,
-            _workers(arm),
-            _users(arm, picture),
-            _mirrored(arm),
-            arm.model or "",
+        role = Text(f"  {arm.role}", style="bold" if arm.role in {"stable", "canary"} else "dim")
+        copies = [_mirrored(arm)] if mirrored else []
+        rows.append(
+            [role, arm.revision, _workers(arm), _users(arm, picture), *copies, _model(arm.model)]
         )
-    return table
+    headings = ["", "REVISION", "WORKERS", "USERS", *(["MIRRORED"] if mirrored else []), "MODEL"]
+    return draw_columns(rows, headings)
+
+
+def _model(address: str | None) -> str:
+    """Long commits and digests by their first eight digits, as people know them."""
+    return re.sub(r"([0-9a-f]{8})[0-9a-f]{32,}", r"\1…", address or "")
 
 
 def _workers(arm: Arm) -> Text:
@@ -100,19 +98,23 @@ def _workers(arm: Arm) -> Text:
 
 def _users(arm: Arm, picture: Picture) -> str:
     if arm.role == "canary":
-        return f"{arm.asked or '0%'} asked, {arm.measured or 'not'} measured"
+        return _asked_and_measured(arm.asked, arm.measured)
     if arm.role != "stable":
         return "0%"
     canary = picture.status.share
     if not picture.status.canary_revision or not canary:
         return "100%"
-    return f"{Share(WHOLE - Share.parse(canary).ppm)} asked"
+    return str(Share(WHOLE - Share.parse(canary).ppm))
+
+
+def _asked_and_measured(asked: str | None, measured: str | None) -> str:
+    return f"{asked or '0%'} (measured {measured})" if measured else f"{asked or '0%'}"
 
 
 def _mirrored(arm: Arm) -> str:
     if arm.role != "canary" or not arm.mirror_asked or not Share.parse(arm.mirror_asked):
         return ""
-    return f"{arm.mirror_asked} asked, {arm.mirror_measured or 'not'} measured"
+    return _asked_and_measured(arm.mirror_asked, arm.mirror_measured)
 
 
 def _label(mark: StepMark) -> str:
@@ -217,18 +219,17 @@ def _past(picture: Picture) -> Group | None:
         rows.append(Text(f"  Last rollback: {first}"))
         rows.extend(Text(f"    {line}") for line in more)
     if picture.events:
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-        table.add_column(no_wrap=True, style="dim", justify="right", min_width=10)
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        told_rows: list[list[str | Text]] = []
         for told in picture.events:
             again = f" (x{told.count})" if told.count > 1 else ""
-            style = "red" if told.kind == "Warning" else ""
-            table.add_row(
-                f"  {_ago(told.at, picture.now)}", Text(told.reason, style=style),
-                f"{told.message}{again}",
-            )  # fmt: skip
-        rows.append(table)
+            told_rows.append(
+                [
+                    Text(f"  {_ago(told.at, picture.now):>8}", style="dim"),
+                    Text(told.reason, style="red" if told.kind == "Warning" else ""),
+                    f"{told.message}{again}",
+                ]
+            )
+        rows.append(draw_columns(told_rows))
     return Group(*rows) if rows else None
 
 
@@ -243,36 +244,36 @@ def _ago(at: datetime | None, now: datetime) -> str:
 
 
 def _advice(picture: Picture) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(style="dim")
-    for command, effect in next_commands(picture):
-        table.add_row(f"  {command}", effect)
-    return table
+    return draw_columns(
+        [
+            [Text(f"  {command}", style="bold"), Text(effect, style="dim")]
+            for command, effect in next_commands(picture)
+        ]
+    )
 
 
 def draw_list(pictures: Iterable[Picture], *, with_namespace: bool) -> Table:
     """One line for each LLMDeployment."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    headings = ["NAME", "PHASE", "STABLE", "CANARY", "STEP", "SHARE", "MEASURED", "WORKERS"]
-    for heading in ["NAMESPACE", *headings] if with_namespace else headings:
-        table.add_column(heading, no_wrap=True)
-    table.add_column("MESSAGE", no_wrap=True, overflow="ellipsis", ratio=1)
+    headings = ["NAME", "PHASE", "STABLE", "CANARY", "STEP", "SHARE", "WORKERS", "MESSAGE"]
+    rows: list[list[str | Text]] = []
     for picture in pictures:
         status = picture.status
-        step = ""
-        if status.step is not None and status.canary_revision:
-            step = f"{status.step.index + 1}/{len(picture.steps) - 1} {status.step.kind}"
-        cells: list[RenderableType] = [
-            picture.name,
-            Text(picture.phase, style=_COLOURS.get(picture.phase, "")),
-            status.stable_revision or "-",
-            status.canary_revision or "-",
-            step or "-",
-            status.share or "-" if status.canary_revision else "-",
-            status.measured_share or "-" if status.canary_revision else "-",
-            f"{status.ready_replicas or 0}/{status.replicas or 0}",
-            picture.problem or status.message or "",
-        ]
-        table.add_row(*([picture.namespace] if with_namespace else []), *cells)
-    return table
+        step = share = "-"
+        if status.canary_revision:
+            share = _asked_and_measured(status.share, status.measured_share)
+            if status.step is not None:
+                step = f"{status.step.index + 1}/{len(picture.steps) - 1} {status.step.kind}"
+        rows.append(
+            [
+                *([picture.namespace] if with_namespace else []),
+                picture.name,
+                Text(picture.phase, style=_COLOURS.get(picture.phase, "")),
+                status.stable_revision or "-",
+                status.canary_revision or "-",
+                step,
+                share,
+                f"{status.ready_replicas or 0}/{status.replicas or 0}",
+                picture.problem or status.message or "",
+            ]
+        )
+    return draw_columns(rows, ["NAMESPACE", *headings] if with_namespace else headings)

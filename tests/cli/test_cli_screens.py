@@ -1,0 +1,163 @@
+"""The screens as people see them: goldens at a fixed width, one for each state of a rollout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import (
+    CANARY,
+    STABLE,
+    RecordedCluster,
+    Terminal,
+    at,
+    canary_status,
+    deployment,
+    workers,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+ROLLBACK = {
+    "revision": CANARY,
+    "to": STABLE,
+    "reason": "CommandDone",
+    "message": "a person said so",
+    "requestedAt": at(3600.0),
+    "decidedAt": at(3599.85),
+    "programmedAt": at(3599.62),
+    "lastCanaryRequestAt": at(3599.7),
+    "rejects": True,
+}
+LAPSE = {"active": True, "cause": "NoReadyCanary", "since": at(20), "counts": {"NoReadyCanary": 1}}
+CONDITION = {"observedGeneration": 4, "lastTransitionTime": at(30)}
+STATES: dict[str, dict[str, object]] = {
+    "no-status": {},
+    "starting": {
+        "phase": "Starting",
+        "stableRevision": None,
+        "message": f"{STABLE}: 0 of 4 workers are ready; Unschedulable: no node has a free GPU",
+        "conditions": [
+            {**CONDITION, "type": "Ready", "status": "False", "reason": "WorkersStarting",
+             "message": "0 of 4 workers are ready; no node has a free GPU"},
+        ],
+    },
+    "serving": {"phase": "Serving", "message": f"{STABLE} serves with 4 workers"},
+    "canary": canary_status(),
+    "paused": canary_status(phase="Paused", paused=True, message="Paused at 0.5%"),
+    "held": canary_status(phase="Held", hold="the share lapsed twice for NoReadyCanary",
+                          message="A person is needed"),
+    "lapsed": canary_status(share="0%", shadowShare="0%", measuredShare="0%",
+                            measuredShadowShare="0%", lapse=LAPSE,
+                            message="The share is 0 for now: no canary worker is ready"),
+    "promoting": canary_status(
+        phase="Promoting", share="100%", shadowShare="0%",
+        promotion={"stage": "Shifting", "startedAt": at(3)},
+        message=f"Users move to {CANARY}",
+    ),
+    "promoted-warm": {
+        "phase": "Serving", "stableRevision": CANARY, "message": f"{CANARY} serves",
+        "warm": {"revision": STABLE, "until": at(-1800)},
+    },
+    "rolled-back": {
+        "phase": "Degraded", "message": f"{CANARY} was rolled back; {STABLE} serves",
+        "lastRollback": ROLLBACK,
+    },
+    "no-instant-rollback": canary_status(conditions=[
+        {**CONDITION, "type": "InstantRollback", "status": "False",
+         "reason": "TooFewExtraReplicas",
+         "message": "stable keeps 2 of 4 workers: 50% of the users can return at once"},
+        {**CONDITION, "type": "Progressing", "status": "True", "reason": "WaitingForRequests",
+         "message": "12 more requests"},
+    ]),
+}  # fmt: skip
+
+
+def compare(name: str, text: str) -> None:
+    golden = GOLDEN / f"{name}.txt"
+    if os.environ.get("GOLDEN") == "write":
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(text, encoding="utf-8")
+    assert text == golden.read_text(encoding="utf-8"), f"{golden.name} differs (GOLDEN=write)"
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_status_screen(state: str, cluster: RecordedCluster, terminal: Terminal) -> None:
+    status = {k: v for k, v in STATES[state].items() if v is not None}
+    cluster.deployments = [deployment(**status)]
+    if STATES[state].get("stableRevision", "") is None:
+        del cluster.deployments[0]["status"]["stableRevision"]
+    if state == "no-status":
+        cluster.lists["events"] = cluster.lists["deployments"] = []
+    if state == "starting":
+        cluster.lists["deployments"] = [workers(STABLE, 0, 4)]
+    if state in {"serving", "rolled-back"}:
+        cluster.lists["deployments"] = [workers(STABLE, 4, 4)]
+    if state == "promoted-warm":
+        cluster.lists["deployments"] = [workers(STABLE, 4, 4), workers(CANARY, 4, 4)]
+    if state == "lapsed":
+        cluster.lists["deployments"] = [workers(STABLE, 4, 4), workers(CANARY, 0, 1)]
+    assert terminal.type("status", "chat") == 0
+    assert terminal.err == ""
+    compare(f"status-{state}", terminal.out)
+
+
+def test_every_screen_fits_into_the_terminal() -> None:
+    for golden in GOLDEN.glob("status-*.txt"):
+        assert all(len(line) <= 110 for line in golden.read_text(encoding="utf-8").splitlines())
+
+
+def test_unreadable_status_is_said_to_be_so(cluster: RecordedCluster, terminal: Terminal) -> None:
+    cluster.deployments = [deployment(phase="Serving", paused="perhaps")]
+    assert terminal.type("status", "chat") == 0
+    assert "Unreadable" in terminal.out
+    assert "status.paused" in terminal.out
+
+
+def test_waiting_command_and_unseen_spec_are_shown(
+    cluster: RecordedCluster, terminal: Terminal
+) -> None:
+    metadata = cluster.deployments[0]["metadata"]
+    metadata["annotations"] = {"llmrollouts.dev/command": "pause/77aa"}
+    metadata["generation"] = 5
+    terminal.type("status", "chat")
+    assert "The command pause/77aa waits for the operator." in terminal.out
+    assert "has not looked at the latest spec" in terminal.out
+
+
+def test_list_shows_one_line_each(cluster: RecordedCluster, terminal: Terminal) -> None:
+    cluster.deployments.append(deployment("search", "team-b", phase="Serving", message="Serves"))
+    terminal.type("list", "-A")
+    compare("list-all", terminal.out)
+    terminal.type("list")
+    assert "search" not in terminal.out
+    assert terminal.type("list", "-n", "empty") == 0
+    assert terminal.out == ""
+    assert "no LLMDeployment in namespace empty" in terminal.err
+
+
+def test_history_shows_revisions_and_events(cluster: RecordedCluster, terminal: Terminal) -> None:
+    status = cluster.deployments[0]["status"]
+    status["history"] = [
+        {"at": at(90_000), "revision": STABLE, "event": "Promoted", "message": "it is stable"},
+        {"at": at(725), "revision": CANARY, "event": "StepStarted", "message": "step 2 began"},
+    ]
+    cluster.lists["controllerrevisions"][0]["metadata"]["annotations"] = {
+        "llmrollouts.dev/rejected": '{"at": "x", "reason": "WorkerDied", "message": "OOMKilled"}'
+    }
+    assert terminal.type("history", "chat") == 0
+    compare("history", terminal.out)
+
+
+def test_json_has_what_the_screen_has(terminal: Terminal) -> None:
+    assert terminal.type("status", "chat", "-o", "json") == 0
+    shown = terminal.json()
+    assert shown["phase"] == "Progressing"
+    assert [r["role"] for r in shown["revisions"]] == ["stable", "canary"]
+    assert shown["revisions"][1]["measuredShare"] == "0.49%"
+    assert [s["state"] for s in shown["steps"]] == ["done", "now", "next", "next", "next"]
+    assert terminal.type("list", "-o", "json") == 0
+    assert [i["name"] for i in terminal.json()["items"]] == ["chat"]
+    assert terminal.type("history", "chat", "-o", "json") == 0
+    assert [r["number"] for r in terminal.json()["revisions"]] == [2, 1]
