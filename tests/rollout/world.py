@@ -141,6 +141,7 @@ class World:
         self.heard_at = self.now
         self.cut_off = False
         self.reports = True
+        self.silent_since = self.now
         self.counts: dict[str, list[float]] = {}
         self.last_issued: dict[str, datetime] = {}
         self.served: dict[str, float] = {}
@@ -150,6 +151,7 @@ class World:
         self.lines: list[str] = []
         self.writes = 0
         self.log: list[str] = []
+        self.told_traffic = ""
         self.named = 0
         self.starts_broken: set[str] = set()
         self.names: dict[str, str] = {}
@@ -210,7 +212,8 @@ class World:
         age = (self.now - self.born).total_seconds()
         report_age: float | None = None if age < 1.5 else 0.5
         if self.cut_off or not self.reports:
-            silent = (self.now - self.heard_at).total_seconds()
+            since = self.heard_at if self.cut_off else max(self.silent_since, self.born)
+            silent = (self.now - since).total_seconds()
             report_age = silent if age >= 1.5 else None
         if not self.gateways:
             report_age = None
@@ -254,9 +257,7 @@ class World:
                 self._program(lowered(self.programmed, made.traffic))
                 wrote()
             if made.status != self.status:
-                self.status = LLMDeploymentStatus.model_validate_json(
-                    made.status.model_dump_json()
-                )
+                self.status = LLMDeploymentStatus.model_validate_json(made.status.model_dump_json())
                 self.status_problem = None
                 self.writes += 1
                 self._tell(made)
@@ -275,10 +276,9 @@ class World:
 
     def _tell(self, made: Plan) -> None:
         self.notices.extend(made.notices)
-        stamp = str(self.now - START).split(".")[0]
         for notice in made.notices:
             mark = "!" if notice.kind == "Warning" else " "
-            self.lines.append(f"{stamp} {mark} {notice.reason}: {self.rename(notice.message)}")
+            self.lines.append(f"{self.stamp} {mark} {notice.reason}: {self.rename(notice.message)}")
 
     def rename(self, text: str) -> str:
         """Revisions by letters, in order of their storing: a reader of a transcript knows them."""
@@ -291,6 +291,7 @@ class World:
             return
         self.programmed = traffic
         self.programmed_at = self.now
+        self._note_traffic(traffic)
         if self.ack_seconds == 0:
             self._deliver()
 
@@ -300,10 +301,9 @@ class World:
             self.heard_at = self.now
 
     def _execute(self, effect: Effect) -> None:
-        self.log.append(self.rename(type(effect).__name__ + " " + getattr(effect, "revision", "")))
+        self._note(effect)
         match effect:
             case StoreRevision(record):
-                self.names.setdefault(record.name, f"<{chr(ord('A') + len(self.names))}>")
                 self.records[record.name] = replace(record, created_at=self.now)
             case RejectRevision(revision, rejection):
                 self.records[revision] = replace(self.records[revision], rejected=rejection)
@@ -329,6 +329,38 @@ class World:
                 if self.command == value:
                     self.command = None
                     self.command_sequence = sequence
+
+    def _note(self, effect: Effect) -> None:
+        told = [type(effect).__name__]
+        match effect:
+            case StoreRevision(record):
+                self.names.setdefault(record.name, f"<{chr(ord('A') + len(self.names))}>")
+                told.append(record.name)
+            case ApplyWorkers(revision, replicas, role):
+                told += [revision, f"replicas={replicas}", f"role={role}"]
+            case RejectRevision(revision, rejection):
+                told += [revision, "rejected" if rejection is not None else "no longer rejected"]
+            case DeleteWorkers(revision) | DeleteRevision(revision):
+                told.append(revision)
+            case RemoveCommand(_, sequence):
+                told.append(f"sequence={sequence}")
+        self.log.append(self.rename(" ".join(told)))
+        self.lines.append(f"{self.stamp}     > {self.log[-1]}")
+
+    @property
+    def stamp(self) -> str:
+        return str(self.now - START).split(".")[0]
+
+    def _note_traffic(self, traffic: DeploymentTraffic) -> None:
+        parts = [f"default {traffic.default or 'none'}"]
+        for told in traffic.revisions:
+            if told.share or told.mirror:
+                copied = f", {told.mirror} copied" if told.mirror else ""
+                parts.append(f"{told.revision} {told.share} of users{copied}")
+        line = self.rename("; ".join(parts))
+        if line != self.told_traffic:
+            self.told_traffic = line
+            self.lines.append(f"{self.stamp}     = {line}")
 
     def _scale(self, revision: str, replicas: int) -> None:
         mine = [p for p in self.pods if p.revision == revision and p.leaves_at is None]
@@ -377,9 +409,7 @@ class World:
         if self.actual is not None:
             self.actual = replace(
                 self.actual,
-                revisions=tuple(
-                    replace(r, share=NONE, mirror=NONE) for r in self.actual.revisions
-                ),
+                revisions=tuple(replace(r, share=NONE, mirror=NONE) for r in self.actual.revisions),
             )
 
     def _serve(self, seconds: float) -> None:
@@ -447,12 +477,18 @@ class World:
     def edit(self, spec: LLMDeploymentSpec) -> None:
         self.spec = spec
         self.generation += 1
+        self.tell(f"spec: {spec.revision.model.uri}, replicas {spec.replicas}")
+
+    def tell(self, what: str) -> None:
+        """A line of the transcript for what a person or the world does."""
+        self.lines.append(f"{self.stamp} # {what}")
 
     def say(self, command: str) -> None:
         """``{canary}`` and letters such as <B> stand for revisions."""
         for name, letter in self.names.items():
             command = command.replace(letter, name)
         self.command = command.replace("{canary}", self.status.canary_revision or "none")
+        self.tell(f"command: {self.rename(self.command)}")
 
     def name(self, letter: str) -> str:
         return next(name for name, given in self.names.items() if given == f"<{letter}>")
@@ -464,6 +500,7 @@ class World:
             ContainerDeath(f"{pod.name}/engine/{number}", self.now, reason, "exit code 137")
         )
         pod.ready_at = self.now + timedelta(seconds=self.start_seconds)
+        self.tell(f"a container of {self.rename(revision)} dies: {reason}")
 
     # What must always hold.
 

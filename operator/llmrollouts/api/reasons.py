@@ -107,6 +107,7 @@ class Reason(DocumentedName):
     SUPERSEDED = "Superseded", "The spec names another revision; this one was taken out."
     REVERTED = "Reverted", "The spec went back to the stable revision."
     WORKER_DIED = "WorkerDied", "Canary containers died by their own fault for the second time."
+    COMMANDED = "Commanded", "A person asked for it."
     RETIRED = "Retired", "The workers of a revision that is no longer needed are gone."
     NO_ROOM = "NoRoom", "maxExtraReplicas leaves no room for a canary worker."
     NO_STEPS = "NoSteps", "The strategy has no step; nothing starts."

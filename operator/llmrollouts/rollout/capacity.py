@@ -63,11 +63,24 @@ def plan_capacity(status: LLMDeploymentStatus, facts: Facts) -> Capacity:
     ready = facts.ready(status.canary_revision)
     held = facts.workers.get(status.stable_revision or "")
     now = min(held.replicas if held else full, full)
-    stable = max(target, min(now, facts.room - ready - 1))
+    stable = max(target, min(now, max(facts.room - ready - 1, _stable_floor(status, facts))))
     leaving = max(len(facts.pods(status.stable_revision)), stable)
     was = facts.workers.get(status.canary_revision or "")
     canary = min(needed, max(facts.room - leaving, min(was.replicas if was else 0, needed)))
     return Capacity(needed, target, max(0, canary), stable, shrinks=True)
+
+
+def _stable_floor(status: LLMDeploymentStatus, facts: Facts) -> int:
+    """Workers that the users who are on stable now need; one less where there is no extra one.
+
+    By what every gateway has acknowledged: users move first, workers follow.
+    """
+    programmed = facts.traffic.programmed
+    if programmed is None or not facts.traffic.settled:
+        return facts.replicas
+    moved = min(programmed.share_of(status.canary_revision or ""), read_share(status.share))
+    users = -(-(WHOLE - moved.ppm) * facts.replicas // WHOLE)
+    return users if facts.room > facts.replicas else users - 1
 
 
 def returnable_share(status: LLMDeploymentStatus, facts: Facts) -> Share:

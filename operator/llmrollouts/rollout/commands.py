@@ -114,14 +114,14 @@ def _roll_back(draft: Draft, facts: Facts, command: Command) -> Outcome:
     stable, canary, wanted = status.stable_revision, status.canary_revision, command.revision
     warm = status.warm.revision if status.warm is not None else None
     if canary is not None and wanted in (None, canary, stable):
-        back = send_back(draft, facts, Reason.COMMAND_DONE, "a person said so", rejects=True)
+        back = send_back(draft, facts, Reason.COMMANDED, "a person said so", rejects=True)
         return _done(back, f"all users go back from {canary} to {stable}")
     if canary is None and warm is not None and wanted in (None, warm):
         if facts.ready(warm) == 0:
             return _refuse(
                 draft, Reason.NOTHING_TO_DO, f"no worker of {warm} is ready: users would get none"
             )
-        back = send_back(draft, facts, Reason.COMMAND_DONE, "a person said so", rejects=True)
+        back = send_back(draft, facts, Reason.COMMANDED, "a person said so", rejects=True)
         return _done(back, f"all users go back from {stable} to {warm}, which is warm")
     if wanted is None or wanted == stable:
         serving = f"{stable} answers all users" if stable else "nothing serves yet"
@@ -151,7 +151,7 @@ def _roll_out_stored(draft: Draft, facts: Facts, wanted: str) -> Outcome:
         )
     canary = status.canary_revision
     if canary is not None:
-        draft = send_back(draft, facts, Reason.COMMAND_DONE, "a person said so", rejects=True)
+        draft = send_back(draft, facts, Reason.COMMANDED, "a person said so", rejects=True)
     draft = replace(
         draft.put(override_revision=wanted, override_source=facts.source_digest), target=wanted
     )

@@ -1,0 +1,223 @@
+"""Whatever happens, in whatever order: the rules of the world hold and it comes to rest."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from llmrollouts.api.status import LLMDeploymentStatus
+from llmrollouts.rollout.observation import Gate
+from tests.rollout.world import World, make_spec
+
+STEPS: list[dict[str, object]] = [
+    {"shadow": {"share": "5%", "duration": "6s", "minRequests": 1}},
+    {"canary": {"share": "1%", "duration": "6s", "minRequests": 1}},
+    {"canary": {"share": "25%", "duration": "6s", "minRequests": 1}},
+    {"canary": {"share": "50%", "duration": "6s", "minRequests": 1}},
+]
+OTHER_STEPS: list[dict[str, object]] = [
+    {"canary": {"share": "2%", "duration": "6s", "minRequests": 1}},
+    {"canary": {"share": "30%", "duration": "6s", "minRequests": 1}},
+]
+VERBS = (
+    "promote:{canary}",
+    "promote-full:{canary}",
+    "skip:{canary}",
+    "pause",
+    "resume",
+    "rollback",
+    "refresh",
+    "retry:<B>",
+    "rollback:<A>",
+    "nonsense:::",
+)
+
+
+class Rollouts(RuleBasedStateMachine):
+    """People, faults and time in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(start_seconds=3.0)
+        self.model = "one"
+        self.replicas = 4
+        self.extra: int | None = None
+        self.steps = STEPS
+        self.said = 0
+        self.jumps = True
+
+    def edit(self) -> None:
+        spec = make_spec(
+            self.model,
+            replicas=self.replicas,
+            steps=self.steps,
+            rollback_window="20s",
+            max_extra_replicas=self.extra,
+        )
+        if spec != self.world.spec:
+            self.world.edit(spec)
+            self.jumps = True
+
+    @initialize(extra=st.sampled_from([None, 0, 1, 2, 8]))
+    def begin(self, extra: int | None) -> None:
+        self.extra = extra
+        self.edit()
+
+    def play(self, rounds: int, crash: int | None = None) -> None:
+        for index in range(rounds):
+            before = self.world.status
+            made = self.world.round(crash if index == 0 else None)
+            self.check_steps(before, self.world.status)
+            wake = made.wake_after if made.wake_after is not None else 5.0
+            self.world.advance(min(max(wake, 0.1), 5.0))
+
+    def check_steps(self, before: LLMDeploymentStatus, after: LLMDeploymentStatus) -> None:
+        """No step is left out unless a person said so."""
+        same = before.canary_revision == after.canary_revision is not None
+        if same and not self.jumps and before.step is not None and after.step is not None:
+            assert after.step.index <= before.step.index + 1
+            if before.promotion is None and after.promotion is not None:
+                assert before.step.index == len(self.world.spec.strategy.steps) - 1
+        if self.world.command is None:
+            self.jumps = False
+
+    @rule(rounds=st.integers(1, 25))
+    def time_passes(self, rounds: int) -> None:
+        self.play(rounds)
+
+    @rule(model=st.sampled_from(["one", "two", "three"]))
+    def the_revision_is_edited(self, model: str) -> None:
+        self.model = model
+        self.edit()
+        self.play(1)
+
+    @rule(replicas=st.integers(1, 6))
+    def the_size_is_edited(self, replicas: int) -> None:
+        self.replicas = replicas
+        self.edit()
+        self.play(2)
+
+    @rule()
+    def the_steps_are_edited(self) -> None:
+        self.steps = OTHER_STEPS if self.steps is STEPS else STEPS
+        before = self.world.programmed
+        canary = self.world.status.canary_revision
+        self.edit()
+        made = self.world.round()
+        if before is not None and canary is not None and made.traffic is not None:
+            assert made.traffic.share_of(canary) <= max(
+                before.share_of(canary),
+                # A promotion goes on as it was.
+                made.traffic.share_of(canary) if made.status.promotion else before.share_of(canary),
+            )
+
+    @rule(verb=st.sampled_from(VERBS), rounds=st.integers(0, 3))
+    def a_person_gives_a_command(self, verb: str, rounds: int) -> None:
+        if "<B>" in verb and "<B>" not in self.world.names.values():
+            return
+        self.said += 1
+        self.jumps = True
+        self.world.say(f"{verb}/{self.said}")
+        self.play(rounds)
+
+    @rule(writes=st.integers(0, 7))
+    def the_operator_dies_between_two_writes(self, writes: int) -> None:
+        self.play(2, crash=writes)
+
+    @rule(away=st.floats(0.0, 40.0))
+    def the_operator_is_away(self, away: float) -> None:
+        self.world.restart(away)
+        self.play(1)
+
+    @precondition(lambda self: self.world.pods)
+    @rule(which=st.integers(0, 20), excused=st.booleans())
+    def a_container_dies(self, which: int, excused: bool) -> None:
+        pods = [pod for pod in self.world.pods if pod.leaves_at is None]
+        if not pods:
+            return
+        pod = pods[which % len(pods)]
+        pod.excused = excused
+        pod.ready_at = self.world.now + timedelta(seconds=3)
+        if not excused:
+            self.world.kill_container(pod.revision)
+        self.play(1)
+
+    @rule()
+    def the_gateways_are_cut_off_for_a_while(self) -> None:
+        self.world.cut_off = True
+        self.play(6)
+        self.world.cut_off = False
+
+    @rule()
+    def the_status_is_wiped(self) -> None:
+        self.world.status = LLMDeploymentStatus()
+        self.jumps = True
+        self.play(1)
+
+    @rule(verdict=st.sampled_from(["Failed", "Inconclusive", "Error", "Passed"]))
+    def a_gate_speaks(self, verdict: str) -> None:
+        before = self.world.status
+        self.world.gates = (Gate("latency", verdict, "Reason", "numbers"),)  # type: ignore[arg-type]  # each is one of the four
+        self.play(3)
+        after = self.world.status
+        if verdict != "Passed" and before.canary_revision == after.canary_revision is not None:
+            assert verdict != "Failed" or before.promotion is not None
+        self.world.gates = ()
+
+    @invariant()
+    def the_proxies_never_exceed_the_committed_step(self) -> None:
+        status, actual = self.world.status, self.world.actual
+        if actual is None or not self.world.alive or self.world.cut_off:
+            return
+        if actual != self.world.programmed:
+            return
+        for told in actual.revisions:
+            if told.share:
+                assert told.revision == status.canary_revision
+
+    def teardown(self) -> None:
+        """Left alone, it comes to rest, and nothing of a dead revision is left (R18)."""
+        world = self.world
+        world.cut_off = False
+        world.gates = ()
+        if world.status.paused or world.status.hold:
+            world.say("resume/end")
+        world.advance(5)
+        for _ in range(4):
+            if world.status.hold is not None:
+                world.say(f"promote:{{canary}}/end{world.status.hold[:2]}{self.said}")
+                self.said += 1
+            self.jumps = True
+            self.play(250)
+        status = world.status
+        living = {
+            name
+            for name in (
+                status.stable_revision,
+                status.canary_revision,
+                status.warm.revision if status.warm else None,
+            )
+            if name is not None
+        }
+        if status.stable_revision is None:
+            living.add(next(iter(world.workers), ""))
+        assert not status.retiring, world.rename(str(status.retiring))
+        assert set(world.workers) <= living
+        assert world.actual is not None
+        assert {told.revision for told in world.actual.revisions} <= living
+        assert status.canary_revision is None, "\n".join(
+            [*world.lines[-30:], world.rename(status.message or "")]
+        )
+        assert not any(told.share or told.mirror for told in world.actual.revisions)
+
+
+Rollouts.TestCase.settings = settings(
+    max_examples=40,
+    stateful_step_count=25,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestRollouts = Rollouts.TestCase
