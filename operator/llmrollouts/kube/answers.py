@@ -49,6 +49,14 @@ def error_of_patch(action: str, code: int, headers: Mapping[str, str], body: byt
     return error_of(action, code, headers, body)
 
 
+def error_of_apply(action: str, code: int, headers: Mapping[str, str], body: bytes) -> KubeError:
+    """As error_of, for server-side apply: a field that the server does not know is answered with
+    500, though asking again is no use. (An older API server, or a mistake of ours.)"""
+    if code == 500 and "typed patch object" in str(_status(body).get("message")):
+        return Rejected(str(error_of(action, code, headers, body)))
+    return error_of(action, code, headers, body)
+
+
 def _status(body: bytes) -> Manifest:
     # While it starts or stops, the server (or a proxy before it) answers in plain text.
     try:

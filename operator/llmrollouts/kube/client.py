@@ -23,7 +23,7 @@ from kubernetes.aio.client.rest import RESTClientObject
 
 from llmrollouts.api.labels import FIELD_MANAGER
 from llmrollouts.api.manifest import Manifest
-from llmrollouts.kube.answers import error_of, error_of_patch
+from llmrollouts.kube.answers import error_of, error_of_apply, error_of_patch
 from llmrollouts.kube.connection import BEARER, Connection, NoConnection
 from llmrollouts.kube.port import Kind, NotFound, Rejected, Transient
 
@@ -188,7 +188,7 @@ class KubeClient:
             return answer
         if request.verb == "list" and code == 410 and "continue=" in request.query:
             raise _ContinueExpired(str(error_of(request.action, code, headers, data)))
-        to_error = error_of_patch if request.verb == "patch" else error_of
+        to_error = {"patch": error_of_patch, "apply": error_of_apply}.get(request.verb, error_of)
         raise to_error(request.action, code, headers, data)
 
     async def _send(self, request: _Request, path: str) -> tuple[int, Any, bytes]:
