@@ -49,33 +49,6 @@ def test_the_smallest_spec_has_the_default_plan() -> None:
             {"strategy": {"steps": [{"canary": {"share": "0%", "duration": "1m"}}]}},
             "spec.strategy.steps[0].canary.share: the share of a step is above 0%",
         ),
-        (
-            {
-                "revision": {
-                    "model": {"uri": "file:///m"},
-                    "engine": {"extraArgs": ["--trust-remote-code"]},
-                }
-            },
-            "--trust-remote-code: this argument is not allowed",
-        ),
-        (
-            {
-                "revision": {
-                    "model": {"uri": "file:///m"},
-                    "engine": {"env": [{"name": "LD_PRELOAD", "value": "x"}]},
-                }
-            },
-            "this variable is not allowed",
-        ),
-        (
-            {
-                "revision": {
-                    "model": {"uri": "file:///m"},
-                    "retrieval": {"config": {"text": "x" * 70_000}},
-                }
-            },
-            "a revision keeps at most 65536",
-        ),
     ],
 )
 def test_a_bad_spec_is_told_with_its_place_and_the_way_to_mend_it(
@@ -87,8 +60,24 @@ def test_a_bad_spec_is_told_with_its_place_and_the_way_to_mend_it(
     assert len(str(refused.value)) < 2_000
 
 
+def test_a_rule_about_new_revisions_never_makes_a_spec_unreadable() -> None:
+    """A spec that cannot be read keeps the operator from looking after what serves; such rules
+    are checked before a revision is stored (resources/policy.py)."""
+    engine = {
+        "extraArgs": ["--trust-remote-code"],
+        "env": [{"name": "LD_PRELOAD", "value": "x"}],
+    }
+    revision = {
+        "model": {"uri": "http://elsewhere"},
+        "engine": engine,
+        "retrieval": {"config": {"text": "x" * 70_000}},
+    }
+    assert read_spec(make_manifest(revision=revision)).replicas == 2
+
+
 def test_r26_a_spec_that_is_no_object_is_an_invalid_spec() -> None:
-    for spec in (None, [], "x", 3):
+    nonsense: list[Any] = [None, [], "x", 3]
+    for spec in nonsense:
         with pytest.raises(InvalidSpec):
             read_spec({"spec": spec})
 

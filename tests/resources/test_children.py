@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from llmrollouts.resources.children import (
+    Role,
     make_config_map,
     make_controller_revision,
     make_worker_deployment,
@@ -31,10 +32,8 @@ def test_the_controller_revision_is_as_in_the_golden_file() -> None:
 
 def test_role_and_replicas_never_reach_the_pod_template() -> None:
     content = make_content(FULL)
-    made = [
-        make_worker_deployment(OWNER, content, replicas, role)
-        for replicas, role in ((0, "retired"), (1, "canary"), (9, "stable"))
-    ]
+    roles: list[tuple[int, Role]] = [(0, "retired"), (1, "canary"), (9, "stable")]
+    made = [make_worker_deployment(OWNER, content, replicas, role) for replicas, role in roles]
     templates = {json.dumps(one["spec"]["template"], sort_keys=True) for one in made}
     assert len(templates) == 1
     assert {one["metadata"]["labels"]["llmrollouts.dev/role"] for one in made} == {

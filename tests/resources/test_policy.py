@@ -86,3 +86,16 @@ def test_r25_models_come_only_from_where_the_administrator_allows(uri: str, allo
         SETTINGS, allowed_models=("hf://org/", "oci://registry.example", "file:///models")
     )
     assert (refuse({"model": {"uri": uri}}, settings) is None) == allowed
+
+
+@pytest.mark.parametrize(
+    ("revision", "reason"),
+    [
+        ({**SMALL, "engine": {"extraArgs": ["--trust-remote-code"]}}, Reason.INVALID_SPEC),
+        ({**SMALL, "engine": {"env": [{"name": "LD_AUDIT", "value": "x"}]}}, Reason.INVALID_SPEC),
+        ({"model": {"uri": "http://169.254.169.254/"}}, Reason.INVALID_SPEC),
+        ({**SMALL, "retrieval": {"config": {"t": "x" * 70_000}}}, Reason.SOURCE_TOO_LARGE),
+    ],
+)
+def test_what_an_older_crd_let_in_is_not_stored(revision: dict[str, Any], reason: Reason) -> None:
+    assert refuse(revision) is reason

@@ -2,19 +2,21 @@
 
 No field here has a default: a revision's identity is what the user gave, and a new default of a
 newer operator must not look like a new revision. What an absent field means is decided once, by
-the makers in resources/, when the revision is stored.
+the makers in resources/, when the revision is stored. The rules about model addresses, engine
+arguments and variables are checked by the API server and, before a revision is stored, by
+resources/policy.py; not while a spec is read, because a spec that cannot be read keeps the operator
+from looking after the revision that serves.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 from llmrollouts.api import engine_settings
 from llmrollouts.api.model import ApiModel
-from llmrollouts.api.model_uri import FORMS, UNKNOWN_FORM, parse_model_uri
+from llmrollouts.api.model_uri import FORMS, UNKNOWN_FORM
 from llmrollouts.api.model_uri import MAX_LENGTH as MAX_URI_LENGTH
 from llmrollouts.api.rules import ATOMIC_LIST, ATOMIC_MAP, NAMED_LIST, Rule, Schema, matches, rules
 from llmrollouts.api.texts import (
@@ -29,33 +31,6 @@ from llmrollouts.api.texts import (
 )
 
 MAX_TEXT: Final = 65_536  # characters of a chat template or other text kept with a revision
-
-
-def _model_uri(text: str) -> str:
-    parse_model_uri(text)
-    return text
-
-
-def _checked_arguments(arguments: list[str]) -> list[str]:
-    engine_settings.check_arguments(arguments)
-    return arguments
-
-
-def _checked_variable(name: str) -> str:
-    if engine_settings.refuse_variable(name):
-        raise ValueError(engine_settings.VARIABLE_MESSAGE)
-    return name
-
-
-def _bounded_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The API server does not look into it, so its size is checked here alone."""
-    size = len(json.dumps(config, ensure_ascii=False).encode())
-    if size > MAX_TEXT:
-        raise ValueError(
-            f"the retrieval configuration has {size} bytes, a revision keeps at most {MAX_TEXT}: "
-            "shorten it"
-        )
-    return config
 
 
 class ConfigMapKeyRef(ApiModel):
@@ -102,7 +77,6 @@ class ModelSource(ApiModel):
     uri: Annotated[
         str,
         StringConstraints(min_length=1, max_length=MAX_URI_LENGTH),
-        AfterValidator(_model_uri),
         Rule(f"self.matches('^({'|'.join(FORMS)})://')", UNKNOWN_FORM),
         *_FORM_RULES,
     ]
@@ -138,7 +112,6 @@ class EnvVar(ApiModel):
     name: Annotated[
         str,
         StringConstraints(pattern=engine_settings.VARIABLE_PATTERN, min_length=1, max_length=128),
-        AfterValidator(_checked_variable),
         matches(
             engine_settings.VARIABLE_PATTERN,
             "the name of a variable has letters, digits and underscores",
@@ -211,7 +184,6 @@ class Engine(ApiModel):
                 ]
             ],
             Field(max_length=64),
-            AfterValidator(_checked_arguments),
             Rule(
                 "self.size() == 0 || self[0].startsWith('--')",
                 "the first item must be an argument that begins with --",
@@ -279,7 +251,6 @@ class Retrieval(ApiModel):
         Annotated[
             dict[str, Any],
             Field(max_length=256),
-            AfterValidator(_bounded_config),
             Schema((("x-kubernetes-preserve-unknown-fields", True),)),
         ]
         | None

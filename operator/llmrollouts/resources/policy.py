@@ -1,6 +1,6 @@
-"""What the operator's administrator allows of a revision: images, models, names.
+"""What may be stored as a revision: allowed images and models, safe settings, bounded texts.
 
-The API server cannot know these rules, so a spec that breaks one is answered by a condition
+The API server cannot know all of these rules, so a spec that breaks one is answered by a condition
 (SourceResolved=False) with this reason and message; nothing of it is started. Called by the state
 machine before a revision is stored. Stored revisions are not checked again: a stricter rule must
 not stop a revision that serves.
@@ -12,10 +12,12 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from llmrollouts.api import engine_settings
 from llmrollouts.api.model_uri import parse_model_uri
 from llmrollouts.api.reasons import Reason
 from llmrollouts.api.settings import OperatorSettings
-from llmrollouts.api.spec import Engine, Revision
+from llmrollouts.api.spec import MAX_TEXT, Engine, Retrieval, Revision
+from llmrollouts.resources.canonical import canonical_json
 
 # With a dash and a revision's ten characters it leaves room for the suffixes of ReplicaSet and
 # pod within the 63 characters of a host name.
@@ -38,7 +40,9 @@ def refuse_revision(
     return (
         _refuse_name(deployment)
         or _refuse_image(revision.engine or Engine(), settings)
+        or _refuse_engine_settings(revision.engine or Engine())
         or _refuse_model(revision.model.uri, settings)
+        or _refuse_retrieval(revision.retrieval)
     )
 
 
@@ -82,6 +86,35 @@ def _refuse_image(engine: Engine, settings: OperatorSettings) -> Refusal | None:
             f"images that begin with: {', '.join(allowed)}",
         )
     return None
+
+
+def _refuse_engine_settings(engine: Engine) -> Refusal | None:
+    """The CRD has the same rules; an object may be older than they are."""
+    try:
+        engine_settings.check_arguments(engine.extra_args or [])
+    except ValueError as error:
+        return Refusal(Reason.INVALID_SPEC, f"spec.revision.engine.extraArgs: {error}")
+    for variable in engine.env or []:
+        if engine_settings.refuse_variable(variable.name):
+            return Refusal(
+                Reason.INVALID_SPEC,
+                f"spec.revision.engine.env {variable.name}: {engine_settings.VARIABLE_MESSAGE}",
+            )
+    return None
+
+
+def _refuse_retrieval(retrieval: Retrieval | None) -> Refusal | None:
+    """The API server does not look into it, so its size is checked here alone."""
+    if retrieval is None or retrieval.config is None:
+        return None
+    size = len(canonical_json(retrieval.config).encode())
+    if size <= MAX_TEXT:
+        return None
+    return Refusal(
+        Reason.SOURCE_TOO_LARGE,
+        f"spec.revision.retrieval.config has {size} bytes, a revision keeps at most {MAX_TEXT}: "
+        "shorten it",
+    )
 
 
 def _refuse_model(uri: str, settings: OperatorSettings) -> Refusal | None:
