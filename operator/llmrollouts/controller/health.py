@@ -25,6 +25,11 @@ LONGEST_ROUND: Final = 60.0
 # Keys that wait this long while no round has begun at all: the queue stands still.
 LONGEST_STANDSTILL: Final = 60.0
 
+# Watches are granted anew every 240 s (controller/watch); one that was not is dead.
+OLDEST_WATCH: Final = 360.0
+# Events arrive within milliseconds of the write; a watch this far behind has lost some.
+LONGEST_LAG: Final = 60.0
+
 # Names what is wrong, or None.
 Check: TypeAlias = Callable[[], str | None]
 
@@ -97,6 +102,27 @@ def check_movement(
         if still <= LONGEST_STANDSTILL:
             return None
         return f"a key has waited for {waiting:.0f} s and no round began for {still:.0f} s"
+
+    return check
+
+
+def check_watches(
+    age: Callable[[], dict[str, float]],
+    lag: Callable[[], dict[str, float]],
+    api_answers: Callable[[], bool],
+) -> Check:
+    """Dead watches count only while the API server answers others: else it is simply away."""
+
+    def check() -> str | None:
+        if not api_answers():
+            return None
+        for kind, seconds in age().items():
+            if seconds > OLDEST_WATCH:
+                return f"the watch of {kind} has been silent for {seconds:.0f} s"
+        for kind, seconds in lag().items():
+            if seconds > LONGEST_LAG:
+                return f"the watch of {kind} has lost events for {seconds:.0f} s"
+        return None
 
     return check
 

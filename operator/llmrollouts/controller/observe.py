@@ -18,21 +18,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, cast
 
 from llmrollouts.api import labels
 from llmrollouts.api.deployment import InvalidSpec, read_spec, read_status
 from llmrollouts.api.manifest import Manifest
-from llmrollouts.api.reasons import Reason
-from llmrollouts.controller.errors import TerminalError
+from llmrollouts.api.spec import LLMDeploymentSpec, ModelSource, Revision
 from llmrollouts.controller.gates import GateSource
 from llmrollouts.controller.keys import Key
 from llmrollouts.controller.ownership import belongs_to
 from llmrollouts.controller.pods import read_pod
 from llmrollouts.controller.records import read_record
-from llmrollouts.controller.sources import resolve_sources
+from llmrollouts.controller.sources import Sources, resolve_sources
 from llmrollouts.controller.versions import Versions
 from llmrollouts.kube.port import (
     CONFIG_MAP,
@@ -47,15 +46,26 @@ from llmrollouts.resources.canonical import canonical_json
 from llmrollouts.rollout.observation import Deployment, Observation, WorkerPod, WorkerSet
 from llmrollouts.traffic.port import TrafficPort
 
+# Stands where a spec cannot be read, so that the rest of the observation still has its form.
+_NO_SPEC: Final = LLMDeploymentSpec.model_construct(
+    replicas=0, revision=Revision.model_construct(model=ModelSource.model_construct(uri=""))
+)
 _ROLES: Final = ("stable", "canary", "retired")
+
+
+def _disregard(_kind: Kind, _objects: Iterable[Manifest]) -> None:
+    """For tests and tools that have no watches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """manifest: the LLMDeployment as read (its resourceVersion guards the status)."""
+    """manifest: the LLMDeployment as read (its resourceVersion guards the status).
+    spec_problem: the spec cannot be used; the observation's is a stand-in that only lets the
+    committed traffic be kept, and no plan may be made from it."""
 
     manifest: Manifest
     observation: Observation
+    spec_problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +88,21 @@ CHILDREN: Final = (CONTROLLER_REVISION, DEPLOYMENT, POD, CONFIG_MAP)
 
 
 class Observer:
+    """``on_read`` hears what was read, past the watches."""
+
     def __init__(
-        self, reader: Reader, traffic: TrafficPort, gates: GateSource, versions: Versions
+        self,
+        reader: Reader,
+        traffic: TrafficPort,
+        gates: GateSource,
+        versions: Versions,
+        on_read: Callable[[Kind, Iterable[Manifest]], None] = _disregard,
     ) -> None:
         self._reader = reader
         self._traffic = traffic
         self._gates = gates
         self._versions = versions
+        self._on_read = on_read
 
     async def read(self, key: Key) -> Objects:
         """Raises NotFound when the LLMDeployment is gone, else what the API raises."""
@@ -101,18 +119,23 @@ class Observer:
             if isinstance(answer, BaseException):
                 raise answer
         deployment, revisions, workers, pods, config_maps = cast(list[Any], answers)
-        return Objects(deployment, revisions, workers, pods, config_maps)
+        self._on_read(LLM_DEPLOYMENT, (deployment,))
+        groups = (revisions, workers, pods, config_maps)
+        for kind, group in zip(CHILDREN, groups, strict=True):
+            self._on_read(kind, group)
+        return Objects(deployment, *groups)
 
     async def interpret(self, key: Key, objects: Objects) -> Sight:
-        """Raises TerminalError for a spec that cannot be used, else what the API raises."""
+        """Raises what the API raises while references are read."""
         self._versions.note(key, objects.all())
         manifest = objects.deployment
         metadata = manifest["metadata"]
         uid = metadata["uid"]
+        spec_problem = None
         try:
             spec = read_spec(manifest)
         except InvalidSpec as error:
-            raise TerminalError(Reason.INVALID_SPEC, str(error)) from error
+            spec, spec_problem = _NO_SPEC, str(error)
         reading = read_status(manifest)
         annotations = metadata.get("annotations") or {}
         command = annotations.get(labels.COMMAND)
@@ -129,7 +152,9 @@ class Observer:
             command_sequence=_read_number(annotations.get(labels.COMMAND_SEQUENCE)),
             command_applied=command is not None and _is_applied(metadata, annotations),
         )
-        sources = await resolve_sources(self._reader, manifest, spec)
+        sources = Sources("{}", {})
+        if spec_problem is None:
+            sources = await resolve_sources(self._reader, manifest, spec)
         records = (read_record(m) for m in objects.revisions if belongs_to(m, uid))
         observation = Observation(
             deployment=deployment,
@@ -148,7 +173,11 @@ class Observer:
             traffic=self._traffic.observe(uid),
             gates=self._gates.read_gates(deployment),
         )
-        return Sight(manifest, observation)
+        return Sight(manifest, observation, spec_problem)
+
+    def look_again(self, seen: Observation) -> Observation:
+        """The same with what the traffic provider knows at this moment."""
+        return replace(seen, traffic=self._traffic.observe(seen.deployment.uid))
 
     async def observe(self, key: Key) -> Sight:
         return await self.interpret(key, await self.read(key))

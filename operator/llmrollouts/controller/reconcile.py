@@ -24,6 +24,7 @@ from llmrollouts.controller.act import Actor
 from llmrollouts.controller.complaints import Complaints
 from llmrollouts.controller.errors import NotLeading, TerminalError
 from llmrollouts.controller.fence import Leadership
+from llmrollouts.controller.keep import keep_traffic
 from llmrollouts.controller.keys import Key
 from llmrollouts.controller.observe import Observer, Sight
 from llmrollouts.controller.queue import Again, BackOff, Outcome, Settled
@@ -163,6 +164,18 @@ class Reconciler:
             self._traffic.renew(uid)
         self._telemetry.describe(key, sight.observation, plan.status)
         return Settled(_spread(RESYNC_SECONDS) if plan.wake_after is None else plan.wake_after)
+
+    def _decide(self, sight: Sight) -> Plan:
+        seen, now, epoch = sight.observation, self._now(), self._leadership.epoch
+        try:
+            if sight.spec_problem is not None:
+                raise TerminalError(Reason.INVALID_SPEC, sight.spec_problem)
+            return self._planner(seen, self._settings, now, epoch)
+        except Exception:
+            # No decision: the users stay where they are, on the workers that are ready now.
+            self._leadership.require()
+            keep_traffic(self._traffic, seen, self._settings, now, epoch)
+            raise
 
     async def _outrank(self, sight: Sight) -> None:
         written = sight.observation.deployment.status.epoch

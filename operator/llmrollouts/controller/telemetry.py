@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client import (
+    REGISTRY,
     CollectorRegistry,
     Counter,
     Gauge,
@@ -95,8 +96,9 @@ class Telemetry:
         self.registry = registry if registry is not None else CollectorRegistry()
         self._deployments = _Deployments()
         self.registry.register(self._deployments)
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
+        if self.registry is not REGISTRY:  # the library's own registry has them already
+            ProcessCollector(registry=self.registry)
+            PlatformCollector(registry=self.registry)
         self._rounds = self._counter("rounds", "Rounds of the loop by their result.", "result")
         self._round_seconds = Histogram(
             f"{_PREFIX}_round_seconds",

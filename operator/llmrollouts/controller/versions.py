@@ -33,11 +33,12 @@ class Versions:
         uid, version = _version(manifest)
         return self._seen.get(key, {}).get(uid) != version
 
+    def differs(self, key: Key, objects: Iterable[Manifest]) -> bool:
+        """Whether these are not exactly the objects and versions that the last round knew."""
+        return self._seen.get(key) != dict(_version(manifest) for manifest in objects)
+
     def forget(self, key: Key) -> None:
         self._seen.pop(key, None)
-
-    def keys(self) -> frozenset[Key]:
-        return frozenset(self._seen)
 
 
 def _version(manifest: Manifest) -> tuple[str, str]:
