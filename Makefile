@@ -35,4 +35,14 @@ kubeconfig: venv  ## print the path of the cluster's kubeconfig: export KUBECONF
 images: cluster  ## build the project's images and load those that the cluster lacks; prints their names
 	@$(PY) -m e2e.cluster.images
 
-.PHONY: help setup venv lock cluster cluster-down cluster-reset cluster-status kubeconfig images
+check: venv  ## format, lint, types, layers, generated files and the quick tests
+	@$(PY) -m tools.verify check
+
+test: setup  ## every check and test, the end-to-end ones on the cluster included
+	@$(PY) -m tools.verify test
+
+chart: venv  ## write the chart's carried files and the goldens of its rendering anew
+	@$(PY) -m tools.chart_files
+	@GOLDEN=write $(PY) -m pytest -q tests/chart -m "not apiserver"
+
+.PHONY: help setup venv lock cluster cluster-down cluster-reset cluster-status kubeconfig images check test chart

@@ -37,7 +37,8 @@ def _during_rollout(picture: Picture, canary: str) -> list[tuple[str, str]]:
     if status.hold:
         return [
             back,
-            _say(picture, "promote", "go on in spite of it"),
+            _say(picture, "resume", "go on where it stood, once the cause is gone"),
+            _say(picture, "promote", "end this step in spite of it and go on"),
             _say(picture, "promote", f"everyone to {canary}, without further steps", " --full"),
         ]
     if status.promotion:

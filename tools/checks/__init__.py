@@ -1,0 +1,1 @@
+"""House rules that no linter knows: ``python -m tools.checks`` fails when one is broken."""

@@ -1,0 +1,89 @@
+"""Runs the project's checks and tests one after the other, with times; all of them, always.
+
+``python -m tools.verify check``: formats, lints, types, layers, generated files, quick tests.
+``python -m tools.verify test``: that, then the tests with a real API server, a real Envoy, and
+the end-to-end ones on the local cluster. A failure is shown in full and does not end the run.
+Called by `make check` and `make test`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TOOLS = Path(sys.executable).parent
+SOURCES = ("operator", "tools", "e2e", "bench", "worker_image", "tests")
+TYPED = ("tools", "e2e", "bench")
+QUICK = "not apiserver and not envoy and not cluster and not vllm"
+
+Step = tuple[str, list[str]]
+
+
+def _tool(name: str, *words: str) -> list[str]:
+    return [str(TOOLS / name), *words]
+
+
+def _python(*words: str) -> list[str]:
+    return [sys.executable, "-m", *words]
+
+
+def list_checks() -> list[Step]:
+    """The quick ones, in the order of their cost."""
+    sources = [s for s in SOURCES if (REPOSITORY / s).is_dir()]
+    typed = [s for s in TYPED if (REPOSITORY / s).is_dir()]
+    return [
+        ("format", _tool("ruff", "format", "--check", "--quiet", *sources)),
+        ("lint", _tool("ruff", "check", "--quiet", *sources)),
+        ("house rules", _python("tools.checks")),
+        ("CRD is up to date", _python("llmrollouts.api.crd", "--check")),
+        ("API reference is up to date", _python("llmrollouts.api.reference", "--check")),
+        ("chart files are up to date", _python("tools.chart_files", "--check")),
+        ("layers", _tool("lint-imports")),
+        ("types of the package", _tool("mypy")),
+        ("types of the tools", _tool("mypy", *typed)),
+        ("quick tests", _python("pytest", "-q", "-m", QUICK)),
+    ]
+
+
+def list_tests() -> list[Step]:
+    """What needs real parts. Each brings up what it needs by itself."""
+    return [
+        ("tests with a real API server", _python("pytest", "-q", "-m", "apiserver")),
+        ("tests with a real Envoy", _python("pytest", "-q", "-m", "envoy")),
+        ("end to end on the local cluster", _python("pytest", "-q", "e2e/tests")),
+    ]
+
+
+def run_steps(steps: list[Step]) -> list[str]:
+    """Run each; the names of those that failed. The last one shown is never the only one run."""
+    failed = []
+    for name, command in steps:
+        print(f"== {name}", flush=True)
+        begin = time.monotonic()
+        code = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+        ended = "ok" if code == 0 else f"FAILED (exit {code})"
+        print(f"   {ended}, {time.monotonic() - begin:.1f} s", flush=True)
+        if code:
+            failed.append(name)
+    return failed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.verify")
+    parser.add_argument("what", choices=["check", "test"])
+    chosen = parser.parse_args().what
+    steps = list_checks() + (list_tests() if chosen == "test" else [])
+    begin = time.monotonic()
+    failed = run_steps(steps)
+    print(f"{len(steps) - len(failed)} of {len(steps)} passed in {time.monotonic() - begin:.0f} s")
+    if failed:
+        print(f"Failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
