@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,11 @@ class Leader:
 
 
 def make_traffic(
-    *revisions: RevisionTraffic, default: str | None = "v1", name: str = "chat",
-    namespace: str = "prod", uid: str = UID,
+    *revisions: RevisionTraffic,
+    default: str | None = "v1",
+    name: str = "chat",
+    namespace: str = "prod",
+    uid: str = UID,
 ) -> DeploymentTraffic:
     return DeploymentTraffic(namespace, name, uid, default, revisions)
 
@@ -49,7 +52,10 @@ def stable(*endpoints: Endpoint, name: str = "v1") -> RevisionTraffic:
 
 
 def canary(
-    *endpoints: Endpoint, share: str = "0%", mirror: str = "0%", name: str = "v2",
+    *endpoints: Endpoint,
+    share: str = "0%",
+    mirror: str = "0%",
+    name: str = "v2",
     fallback: str | None = "v1",
 ) -> RevisionTraffic:
     return RevisionTraffic(name, endpoints, Share.parse(share), Share.parse(mirror), fallback)
@@ -71,8 +77,10 @@ class Control:
     leader: Leader
     port: int
     deciding: bool = True
+    uids: set[str] = field(default_factory=set)
 
     def program(self, wanted: DeploymentTraffic) -> None:
+        self.uids.add(wanted.uid)
         self.traffic.program(wanted)
         self.traffic.renew(wanted.uid)
 
@@ -80,6 +88,8 @@ class Control:
         async with asyncio.timeout(within):
             while not self.traffic.observe(uid).settled:
                 await asyncio.sleep(0.005)
+        # Envoy's main thread has acknowledged; its workers follow within a turn of their loops.
+        await asyncio.sleep(0.05)
 
     async def settle_on(self, wanted: DeploymentTraffic, within: float = 10) -> None:
         self.program(wanted)
@@ -100,9 +110,11 @@ async def start_control(
     port: int = 0,
     credentials: Any = None,
     leader: Leader | None = None,
+    settings: GatewaySettings | None = None,
 ) -> AsyncIterator[Control]:
     leader = leader or Leader()
-    traffic = EnvoyTraffic(leader, GatewaySettings(listen_address="127.0.0.1", timing=timing))
+    settings = replace(settings or GatewaySettings(), listen_address="127.0.0.1", timing=timing)
+    traffic = EnvoyTraffic(leader, settings)
     bound = await traffic.start(f"127.0.0.1:{port}", credentials)
     control = Control(traffic, leader, bound)
     for one in wanted:
@@ -115,7 +127,7 @@ async def start_control(
         while True:
             await asyncio.sleep(min(0.5, timing.lease / 4))
             if control.deciding:
-                for uid in list(traffic._catalogue.entries):  # noqa: SLF001
+                for uid in control.uids:
                     traffic.renew(uid)
 
     rounds = asyncio.create_task(decide())

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import envoy
 
 from llmrollouts.traffic.bootstrap import (
     AUTHORITY_FILE,
@@ -24,8 +25,6 @@ from llmrollouts.traffic.bootstrap import (
     render,
 )
 from tests.traffic.workers import closed_port
-
-import envoy
 
 
 def envoy_binary() -> Path:

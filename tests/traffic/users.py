@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -54,7 +55,9 @@ async def ask(
     sent_at = clock()
     method = "GET" if body is None else "POST"
     try:
-        async with session.request(method, url, headers=headers, data=body) as answer:
+        async with session.request(
+            method, url, headers=headers, data=None if body is None else io.BytesIO(body)
+        ) as answer:
             text = await answer.text()
             return Answer(
                 answer.status, answer.headers.get(REVISION_HEADER), text, sent_at, clock()

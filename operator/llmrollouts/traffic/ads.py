@@ -45,7 +45,10 @@ class ConfigurationService:
 
     def wake(self) -> None:
         """Something changed, or time passed: every stream looks what it has to say."""
-        for event, _ in self._sessions.values():
+        now = self._clock()
+        for stream, (event, task) in self._sessions.items():
+            if stream.is_mute(now):
+                task.cancel()
             event.set()
 
     def close_all(self) -> None:

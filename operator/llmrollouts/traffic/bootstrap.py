@@ -188,7 +188,11 @@ def _make_xds_cluster(wanted: Bootstrap) -> Document:
                 "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
                 sni=wanted.server_name,
                 common_tls_context={
-                    "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
+                    # As a client Envoy would offer no more than 1.2.
+                    "tls_params": {
+                        "tls_minimum_protocol_version": "TLSv1_3",
+                        "tls_maximum_protocol_version": "TLSv1_3",
+                    },
                     "alpn_protocols": ["h2"],
                     "tls_certificate_sds_secret_configs": [
                         _make_sds(wanted, "certificate", CERTIFICATE_FILE)

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from llmrollouts.rollout.intent import DeploymentTraffic, TrafficObservation
+from llmrollouts.rollout.intent import DeploymentTraffic, RequestCounts, TrafficObservation
 from llmrollouts.traffic import telemetry
 from llmrollouts.traffic.ads import ConfigurationService
 from llmrollouts.traffic.authority import Authority, Leadership
@@ -142,14 +142,15 @@ class EnvoyTraffic:
         settlement = self._gateways.settlement(uid, now)
         in_effect = dict(entry.effective) == dict(entry.translation.fractions)
         recent = self._book.recent(uid, now)
+        living = [revision.revision for revision in entry.translation.traffic.revisions]
         return TrafficObservation(
             programmed=entry.translation.traffic,
             settled=self._gateways.known and settlement.complete and in_effect,
             gateways=settlement.gateways,
             settled_gateways=settlement.settled if in_effect else 0,
             report_age=self._book.report_age(self._gateways.counted(), now),
-            quiet_seconds=self._book.quiet_seconds(uid, now),
-            counts=self._book.counts(uid),
+            quiet_seconds=dict.fromkeys(living) | self._book.quiet_seconds(uid, now),
+            counts=dict.fromkeys(living, RequestCounts()) | self._book.counts(uid),
             recent_live=recent.live,
             recent_mirrored=recent.mirrored,
             recent_rate=recent.rate,

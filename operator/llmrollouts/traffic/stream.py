@@ -43,9 +43,10 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """What a response carried. generation: -1 for a layer without the wanted shares."""
+    """What a response carried, and when. generation: -1 for a layer without the wanted shares."""
 
     generation: int
+    at: float = 0.0
     names: frozenset[str] = frozenset()
     assignments: tuple[tuple[str, int], ...] = ()
 
@@ -180,7 +181,7 @@ class GatewayStream:
             + wire.delimited(2, _any(Kind.SHARES.value, layer))
             + wire.delimited(6, wire.duration(self._catalogue.settings.timing.ttl))
         )
-        return self._send(Kind.SHARES, _Sent(generation), [wrapped], _RESOURCE)
+        return self._send(Kind.SHARES, _Sent(generation, now), [wrapped], _RESOURCE)
 
     def _waits_for_names(self, now: float) -> bool:
         return (
@@ -210,7 +211,7 @@ class GatewayStream:
                 self._assignments_sent.pop(name, None)
         self._clusters, self._clusters_at = target, now
         return self._send(
-            Kind.CLUSTERS, _Sent(generation, frozenset(target)), list(target.values())
+            Kind.CLUSTERS, _Sent(generation, names=frozenset(target)), list(target.values())
         )
 
     def _send_assignments(self) -> Response | None:
@@ -240,7 +241,7 @@ class GatewayStream:
         if channel is None or channel.sent_generation > 0:
             return None
         port = self.node.port or self._catalogue.settings.listen_port
-        sent = _Sent(1, frozenset({LISTENER}))
+        sent = _Sent(1, names=frozenset({LISTENER}))
         return self._send(Kind.LISTENERS, sent, [self._catalogue.listener(port)])
 
     def _send_routes(self, now: float) -> Response | None:
@@ -255,7 +256,7 @@ class GatewayStream:
             return None
         names = frozenset(self._catalogue.clusters)
         self._referenced |= names
-        return self._send(Kind.ROUTES, _Sent(generation, names), [self._catalogue.routes()])
+        return self._send(Kind.ROUTES, _Sent(generation, names=names), [self._catalogue.routes()])
 
     def _ready_for_routes(self, now: float) -> bool:
         clusters = self._channels.get(Kind.CLUSTERS)
@@ -285,6 +286,15 @@ class GatewayStream:
             ]
         )
         return Response(kind, nonce, data)
+
+    def is_mute(self, now: float) -> bool:
+        """It has left a heartbeat unanswered for half of the time to live: frozen, or cut off
+        behind a connection that looks open."""
+        channel = self._channels.get(Kind.SHARES)
+        if channel is None or not channel.unanswered:
+            return False
+        oldest = min(sent.at for sent in channel.unanswered.values())
+        return now - oldest > self._catalogue.settings.timing.ttl / 2
 
     # --- what it has -------------------------------------------------------------------------
 

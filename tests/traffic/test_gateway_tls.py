@@ -1,0 +1,104 @@
+"""Who may be told the routes: mutual TLS between a real Envoy and the xDS port."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from llmrollouts.traffic.tls import GATEWAY_IDENTITY, KeyFiles, make_credentials
+from tests.traffic.certificates import Authority, make_authority
+from tests.traffic.control import UID, canary, make_traffic, stable, start_control
+from tests.traffic.proxy import start_proxy
+from tests.traffic.users import send, steady_users
+from tests.traffic.workers import Worker
+
+pytestmark = pytest.mark.envoy
+
+SERVER = "llm-rollouts-xds.llm-rollouts.svc"
+
+
+def mount(authority: Authority, folder: Path, version: int, *names: str) -> None:
+    """Replace a mounted Secret as the kubelet does: a new folder, and the link moved to it."""
+    authority.issue(folder / f"..{version}", *names)
+    fresh = folder / "..data_tmp"
+    fresh.symlink_to(f"..{version}")
+    fresh.rename(folder / "..data")
+    for name in ("ca.crt", "tls.crt", "tls.key"):
+        link = folder / name
+        if not link.is_symlink():
+            link.symlink_to(f"..data/{name}")
+
+
+async def test_a_gateway_with_a_certificate_is_served_and_rotation_drops_nothing(
+    tmp_path: Path, v1: Worker, v2: Worker
+) -> None:
+    server, client = tmp_path / "server", tmp_path / "client"
+    authority = make_authority()
+    mount(authority, server, 1, SERVER)
+    mount(authority, client, 1, GATEWAY_IDENTITY)
+    wanted = make_traffic(stable(v1.endpoint), canary(v2.endpoint, share="50%"))
+    credentials = make_credentials(KeyFiles(server))
+    async with (
+        start_control(wanted, credentials=credentials) as control,
+        start_proxy(tmp_path, control.port, server_name=SERVER, tls_folder=client) as proxy,
+    ):
+        await proxy.wait_ready()
+        await control.settle()
+        async with steady_users(proxy.url) as users:
+            # A new authority and new keys on both sides; old ones open no new connection.
+            renewed = make_authority()
+            mount(renewed, server, 2, SERVER)
+            mount(renewed, client, 2, GATEWAY_IDENTITY)
+            await asyncio.sleep(1)
+            assert control.traffic.observe(UID).settled  # the open stream goes on
+            control.traffic.restrict()  # makes the gateway connect anew, with the new keys
+            await control.until(lambda: not control.traffic.observe(UID).settled)
+            await control.settle()
+        assert users.statuses().keys() == {200}
+        assert (await send(proxy.url, 50)).statuses() == {200: 50}
+
+
+@pytest.mark.parametrize("case", ["other authority", "not a gateway", "no certificate"])
+async def test_a_peer_that_is_no_gateway_is_told_nothing(
+    tmp_path: Path, v1: Worker, case: str
+) -> None:
+    server, client = tmp_path / "server", tmp_path / "client"
+    authority = make_authority()
+    mount(authority, server, 1, SERVER)
+    match case:
+        case "other authority":
+            mount(make_authority(), client, 1, GATEWAY_IDENTITY)
+            (client / "..1" / "ca.crt").write_bytes(authority.pem)
+        case "not a gateway":
+            mount(authority, client, 1, "somebody-else")
+        case _:
+            mount(authority, client, 1, GATEWAY_IDENTITY)
+    wanted = make_traffic(stable(v1.endpoint))
+    name = SERVER if case != "no certificate" else None
+    async with (
+        start_control(wanted, credentials=make_credentials(KeyFiles(server))) as control,
+        start_proxy(tmp_path, control.port, server_name=name, tls_folder=client) as proxy,
+    ):
+        await asyncio.sleep(3)
+        assert not await proxy.is_ready()
+        assert control.traffic.observe(UID).settled_gateways == 0
+        assert "/prod/chat" not in str(await proxy.dump())
+
+
+async def test_a_gateway_does_not_listen_to_a_server_that_is_not_the_operator(
+    tmp_path: Path, v1: Worker
+) -> None:
+    server, client = tmp_path / "server", tmp_path / "client"
+    authority = make_authority()
+    mount(authority, server, 1, "somebody-else.llm-rollouts.svc")
+    mount(authority, client, 1, GATEWAY_IDENTITY)
+    async with (
+        start_control(
+            make_traffic(stable(v1.endpoint)), credentials=make_credentials(KeyFiles(server))
+        ) as control,
+        start_proxy(tmp_path, control.port, server_name=SERVER, tls_folder=client) as proxy,
+    ):
+        await asyncio.sleep(2)
+        assert not await proxy.is_ready()
