@@ -83,6 +83,8 @@ class Watch:
             registry=self._make_registry(),
             settings=make_settings(),
             standalone=True,
+            # Unused without peering; left out, kopf looks for a user name that a pod lacks.
+            identity="llm-rollouts",
             clusterwide=self._namespaces is None,
             namespaces=self._namespaces or (),
         )
@@ -107,7 +109,8 @@ class Watch:
             self._nudge(key)
 
     def _make_handler(self, kind: Kind) -> Any:
-        def on_event(event: Manifest, **_: Any) -> None:
+        # Not a plain function: kopf would call that in a thread.
+        async def on_event(event: Manifest, **_: Any) -> None:
             self.notice(kind, event)
 
         return on_event
