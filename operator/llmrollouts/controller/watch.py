@@ -84,7 +84,7 @@ class Watch:
             settings=make_settings(),
             standalone=True,
             # Unused without peering; left out, kopf looks for a user name that a pod lacks.
-            identity="llm-rollouts",
+            identity=cast("Any", "llm-rollouts"),
             clusterwide=self._namespaces is None,
             namespaces=self._namespaces or (),
         )
