@@ -36,6 +36,8 @@ class Builder(Protocol):
 
     def has(self, tag: str) -> bool: ...
     def build(self, image: Image, base_tag: str | None) -> None: ...
+    def list_tags(self) -> set[str]: ...
+    def remove(self, tag: str) -> None: ...
 
 
 class Cluster(Protocol):
@@ -43,6 +45,7 @@ class Cluster(Protocol):
 
     def list_tags(self) -> set[str]: ...
     def load(self, tag: str) -> None: ...
+    def remove(self, tag: str) -> None: ...
 
 
 @contextmanager
@@ -108,6 +111,12 @@ class Buildah:
                 env={**os.environ, "TMPDIR": str(self.places.cache)},
             )  # fmt: skip
 
+    def list_tags(self) -> set[str]:
+        return set(run(self.command("images", "--format", "{{.Name}}:{{.Tag}}")).split())
+
+    def remove(self, tag: str) -> None:
+        run(self.command("rmi", tag), timeout=_LOAD_LIMIT)
+
 
 @dataclass(frozen=True)
 class Docker:
@@ -124,6 +133,12 @@ class Docker:
             run(["docker", "build", "--quiet", *base, "--tag", image.tag, context],
                 timeout=_BUILD_LIMIT)  # fmt: skip
 
+    def list_tags(self) -> set[str]:
+        return set(run(["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"]).split())
+
+    def remove(self, tag: str) -> None:
+        run(["docker", "rmi", tag], timeout=_LOAD_LIMIT)
+
 
 @dataclass(frozen=True)
 class NodeImages:
@@ -134,6 +149,9 @@ class NodeImages:
 
     def list_tags(self) -> set[str]:
         return set(ctr(self.places, "images", "list", "--quiet").split())
+
+    def remove(self, tag: str) -> None:
+        ctr(self.places, "images", "rm", tag)
 
     def load(self, tag: str) -> None:
         """Hand over only the layers that containerd does not have yet: a changed last layer costs
@@ -226,6 +244,10 @@ class KindImages:
     def load(self, tag: str) -> None:
         run(["kind", "load", "docker-image", "--name", KIND_NAME, tag], timeout=_LOAD_LIMIT)
 
+    def remove(self, tag: str) -> None:
+        node = f"{KIND_NAME}-control-plane"
+        run(["docker", "exec", node, "ctr", "-n", "k8s.io", "images", "rm", tag])
+
 
 def _hex(digest: str) -> str:
     return digest.removeprefix("sha256:")
@@ -271,3 +293,19 @@ def ensure_loaded(
                 build_image(places, images, what, builder)
                 with step(f"Loading {tag} into the cluster"):
                     cluster.load(tag)
+
+
+def choose_stale(present: set[str], current: set[str]) -> list[str]:
+    """Of the images present, those of this project whose sources are no longer the current ones.
+    Images that are not of this project are never named."""
+    names = {tag.rsplit(":", 1)[0] for tag in current}
+    return sorted(t for t in present - current if t.rsplit(":", 1)[0] in names)
+
+
+def prune(images: dict[str, Image], builder: Builder, cluster: Cluster) -> None:
+    """Remove the images of older sources from the cluster and from the builder's store."""
+    current = {image.tag for image in images.values()}
+    for holder, where in ((cluster, "the cluster"), (builder, "the store")):
+        for tag in choose_stale(holder.list_tags(), current):
+            with step(f"Removing {tag} from {where}"):
+                holder.remove(tag)

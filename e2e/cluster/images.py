@@ -22,6 +22,7 @@ from e2e.cluster.image_builders import (
     build_image,
     docker_answers,
     ensure_loaded,
+    prune,
 )
 from e2e.cluster.image_specs import PROJECT_IMAGES, Image, describe_images
 from e2e.cluster.places import Places, find_places
@@ -36,9 +37,8 @@ def ensure_images(wanted: list[str], *, load: bool = True) -> dict[str, str]:
     places = find_places()
     use_docker = docker_answers()
     images = _choose(places, wanted, use_docker)
-    builder: Builder = Docker(places) if use_docker else Buildah(places)
+    builder, cluster = _connect(places, use_docker)
     if load:
-        cluster: Cluster = KindImages() if use_docker else NodeImages(places, Buildah(places))
         ensure_loaded(places, images, wanted, builder, cluster)
     else:
         for what in wanted:
@@ -50,6 +50,18 @@ def list_tags(wanted: list[str]) -> dict[str, str]:
     """The tags that the present inputs give, built or not."""
     images = _choose(find_places(), wanted, docker_answers())
     return {what: images[what].tag for what in wanted}
+
+
+def prune_images() -> None:
+    """Remove what older sources left behind, in the cluster and in the builder's store."""
+    places, use_docker = find_places(), docker_answers()
+    prune(describe_images(places, local_base=not use_docker), *_connect(places, use_docker))
+
+
+def _connect(places: Places, use_docker: bool) -> tuple[Builder, Cluster]:
+    if use_docker:
+        return Docker(places), KindImages()
+    return Buildah(places), NodeImages(places, Buildah(places))
 
 
 def _choose(places: Places, wanted: list[str], use_docker: bool) -> dict[str, Image]:
@@ -67,11 +79,15 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="e2e.cluster.images", description=__doc__)
     parser.add_argument("what", nargs="*", help="images to build; all of the project's by default")
     parser.add_argument("--tags", action="store_true", help="print the tags, build nothing")
+    parser.add_argument("--prune", action="store_true", help="remove images of older sources")
     parser.add_argument("--no-load", action="store_true", help="build, but load nothing")
     parser.add_argument("--output", type=Path, help="write the JSON to this file as well")
     options = parser.parse_args(arguments)
     wanted = options.what or list(PROJECT_IMAGES)
     try:
+        if options.prune:
+            prune_images()
+            return 0
         tags = (
             list_tags(wanted) if options.tags else ensure_images(wanted, load=not options.no_load)
         )

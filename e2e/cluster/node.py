@@ -95,7 +95,8 @@ def reset(places: Places) -> None:
     """`down`, then forget every object, volume and certificate. Binaries and images stay."""
     down(places)
     with step(f"Deleting {places.cluster}"):
-        shutil.rmtree(places.cluster, ignore_errors=False) if places.cluster.exists() else None
+        if places.cluster.exists():
+            shutil.rmtree(places.cluster)
 
 
 def stop_component(places: Places, name: str) -> None:
@@ -296,9 +297,10 @@ def _wait_for_node(places: Places) -> None:
 def _ensure_dns(places: Places, image: str) -> None:
     manifest = REPOSITORY / "e2e" / "cluster" / "manifests" / "coredns.yaml"
     kubectl = [find_kubectl(), "--kubeconfig", str(places.kubeconfig)]
-    applied = wait_until(lambda: _apply(kubectl, manifest.read_text(), image), within=30, every=1)
-    if not applied:
-        _apply_or_raise(kubectl, manifest.read_text(), image)
+    text = manifest.read_text().replace("DNS_ADDRESS", at.DNS_ADDRESS).replace("IMAGE", image)
+    # kube-system appears a moment after the API server is ready.
+    if not wait_until(lambda: _apply(kubectl, text) is None, within=30, every=1):
+        raise CannotContinueError(f"CoreDNS could not be applied: {_apply(kubectl, text)}")
     if not wait_until(probes.dns_answers, within=90):
         raise CannotContinueError(
             "The cluster's DNS does not answer. See: "
@@ -306,20 +308,17 @@ def _ensure_dns(places: Places, image: str) -> None:
         )
 
 
-def _apply(kubectl: list[str], manifest: str, image: str) -> bool:
+def _apply(kubectl: list[str], manifest: str) -> CannotContinueError | None:
+    """Apply objects; returns what went wrong, if anything."""
     try:
-        _apply_or_raise(kubectl, manifest, image)
-    except CannotContinueError:
-        return False  # kube-system appears a moment after the API server is ready
-    return True
-
-
-def _apply_or_raise(kubectl: list[str], manifest: str, image: str) -> None:
-    run(
-        [*kubectl, "apply", "--server-side", "--force-conflicts",
-         "--field-manager=llmr-cluster", "-f", "-"],
-        stdin=manifest.replace("IMAGE", image),
-    )  # fmt: skip
+        run(
+            [*kubectl, "apply", "--server-side", "--force-conflicts",
+             "--field-manager=llmr-cluster", "-f", "-"],
+            stdin=manifest,
+        )  # fmt: skip
+    except CannotContinueError as problem:
+        return problem
+    return None
 
 
 def find_kubectl() -> str:

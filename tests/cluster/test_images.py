@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from e2e.cluster.image_builders import choose_stale
 from e2e.cluster.image_specs import PROJECT_IMAGES, Image, describe_images
 from e2e.cluster.places import REPOSITORY, Places
 
@@ -80,3 +81,14 @@ def test_pinned_requirements_of_images_carry_hashes() -> None:
         pins = re.findall(r"^[A-Za-z0-9].*", file.read_text(), re.MULTILINE)
         assert pins, file
         assert file.read_text().count("--hash=sha256:") >= len(pins), file
+
+
+def test_pruning_names_older_images_of_this_project_and_no_others() -> None:
+    current = {"localhost/llm-rollouts-operator:new", "localhost/llm-rollouts-worker:new"}
+    present = {
+        *current,
+        "localhost/llm-rollouts-operator:old",
+        "localhost/somebody:old",
+        "registry/llm-rollouts-operator:old",
+    }
+    assert choose_stale(present, current) == ["localhost/llm-rollouts-operator:old"]
