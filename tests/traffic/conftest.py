@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 
 import pytest
 
 from tests.traffic.workers import Worker, start_worker
+
+
+@pytest.fixture
+def update_golden() -> bool:
+    """Write golden files anew instead of comparing with them (then read the diff)."""
+    return os.environ.get("UPDATE_GOLDEN") == "1"
 
 
 @pytest.fixture
