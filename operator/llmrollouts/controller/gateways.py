@@ -34,7 +34,8 @@ def read_gateways(slices: Iterable[Manifest]) -> frozenset[str]:
 
 
 class GatewayRoster:
-    """Tells ``announce`` the gateways of one Service, again and again."""
+    """Tells ``announce`` the gateways of one Service, again and again; ``on_change`` when they are
+    others than before: what every deployment says of its traffic may be out of date."""
 
     def __init__(
         self,
@@ -42,17 +43,26 @@ class GatewayRoster:
         namespace: str,
         service: str,
         announce: Callable[[Iterable[str]], None],
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._reader = reader
         self._namespace = namespace
         self._service = service
         self._announce = announce
+        self._on_change = on_change
+        self._known: frozenset[str] | None = None
         self._failing = False
 
     async def read(self) -> None:
         """Read once. Raises what the API raises."""
         slices = await self._reader.list(ENDPOINT_SLICE, self._namespace, {_SERVICE: self._service})
-        self._announce(read_gateways(slices))
+        found = read_gateways(slices)
+        self._announce(found)
+        if self._known not in (None, found):
+            names = {"gateways": ", ".join(sorted(found)) or "none"}
+            LOG.info("Saw other gateways", extra=names)
+            self._on_change()
+        self._known = found
 
     async def run(self) -> None:
         """For ever; while the API server cannot be asked, the last answer stands."""

@@ -16,7 +16,7 @@ import logging
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, Final, TypeVar
 
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -69,7 +69,7 @@ _CERTIFICATES: Final = 3600.0
 _REMIND: Final = 60.0
 # An API server that answered nothing for this long counts as away.
 _SILENCE: Final = 15.0
-# Rounds of settled deployments after a take-over: this many a second.
+# Rounds of settled deployments, after a take-over for example: this many a second.
 _SPREAD_RATE: Final = 10.0
 
 
@@ -191,7 +191,11 @@ class Operator:
             self._client, observer, plan, self._traffic, given.workers, given.namespaces
         )
         self._roster = GatewayRoster(
-            self._client, given.namespace, given.gateway_service, self._traffic.set_gateways
+            self._client,
+            given.namespace,
+            given.gateway_service,
+            self._traffic.set_gateways,
+            on_change=lambda: self._spread(self._reconciler.known()),
         )
         self._show()
         self._health = HealthPage(
@@ -319,9 +323,7 @@ class Operator:
         self._adopt(found)
         for key in found.urgent | found.failed:
             self._queue.nudge(key)
-        rest = [key for key in found.uids if key not in found.urgent | found.failed]
-        for number, key in enumerate(rest):
-            self._queue.wake_after(key, (number + 1) / _SPREAD_RATE)
+        self._spread(found.uids.keys() - found.urgent - found.failed)
         names = {
             "epoch": epoch,
             "deployments": len(found.uids),
@@ -352,6 +354,11 @@ class Operator:
             self._queue.nudge(key)
         else:
             self._queue.wake_after(key, DELAY)
+
+    def _spread(self, keys: Collection[Key]) -> None:
+        """A round for each of these, without haste."""
+        for number, key in enumerate(sorted(keys)):
+            self._queue.wake_after(key, (number + 1) / _SPREAD_RATE)
 
     async def _insist(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try until the API server answers."""
