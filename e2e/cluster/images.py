@@ -12,18 +12,9 @@ import json
 import sys
 from pathlib import Path
 
-from e2e.cluster.image_builders import (
-    Buildah,
-    Builder,
-    Cluster,
-    Docker,
-    KindImages,
-    NodeImages,
-    build_image,
-    docker_answers,
-    ensure_loaded,
-    prune,
-)
+from e2e.cluster.image_builders import Buildah, Builder, Docker, docker_answers
+from e2e.cluster.image_holders import Cluster, KindImages, NodeImages
+from e2e.cluster.image_loading import build_image, ensure_loaded, prune
 from e2e.cluster.image_specs import PROJECT_IMAGES, Image, describe_images
 from e2e.cluster.places import Places, find_places
 from e2e.cluster.steps import CannotContinueError, say

@@ -126,3 +126,9 @@ def unmount_all(below: Path) -> None:
     for point in parse_mounts(Path("/proc/self/mountinfo").read_text(), below):
         if not succeeds(["umount", point]):
             run(["umount", "--lazy", point])
+
+
+def tells_of_a_broken_store(log: str) -> bool:
+    """Whether etcd ended because it could not read its files, and not for a taken port, say."""
+    words = ("wal: ", "walpb: ", "snap: ", "crc mismatch", "panic: ", "invalid database")
+    return any(word in log for word in words)

@@ -21,7 +21,9 @@ from e2e.cluster import places as at
 from e2e.cluster.binaries import ensure_binaries
 from e2e.cluster.certificates import ensure_certificates
 from e2e.cluster.configuration import Component
-from e2e.cluster.image_builders import Buildah, NodeImages, ensure_loaded
+from e2e.cluster.image_builders import Buildah
+from e2e.cluster.image_holders import NodeImages
+from e2e.cluster.image_loading import ensure_loaded
 from e2e.cluster.image_specs import NODE_IMAGES, describe_images
 from e2e.cluster.places import REPOSITORY, Places
 from e2e.cluster.steps import CannotContinueError, run, say, step, wait_until
@@ -207,7 +209,8 @@ def _ensure_component(places: Places, component: Component) -> None:
             _start(places, component)
         except CannotContinueError as problem:
             store = places.cluster / "etcd"
-            if component.name != "etcd" or not store.exists():
+            broken = component.name == "etcd" and leftovers.tells_of_a_broken_store(str(problem))
+            if not (broken and store.exists()):
                 raise
             _set_aside(places, store, problem)
             _start(places, component)

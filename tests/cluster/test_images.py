@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.cluster.image_builders import choose_stale
+from e2e.cluster.image_loading import choose_stale
 from e2e.cluster.image_specs import PROJECT_IMAGES, Image, describe_images
 from e2e.cluster.places import REPOSITORY, Places
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from e2e.cluster.leftovers import parse_mounts
+from e2e.cluster.leftovers import parse_mounts, tells_of_a_broken_store
 
 MOUNTS = """\
 24 1 254:0 / / rw - ext4 /dev/root rw
@@ -28,3 +28,10 @@ def test_the_folder_itself_and_its_namesakes_are_left_alone() -> None:
     found = parse_mounts(MOUNTS, Path("/cache/cluster"))
     assert "/cache/cluster" not in found
     assert not any("another" in point for point in found)
+
+
+def test_only_unreadable_files_count_as_a_broken_store() -> None:
+    assert tells_of_a_broken_store("C | etcdmain: wal: max entry size limit exceeded")
+    assert tells_of_a_broken_store("walpb: crc mismatch")
+    assert not tells_of_a_broken_store("listen tcp 127.0.0.1:2379: bind: address already in use")
+    assert not tells_of_a_broken_store("etcd did not answer within 30 s")
