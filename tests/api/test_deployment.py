@@ -92,6 +92,15 @@ def test_a_status_edited_to_nonsense_is_an_empty_one_and_a_note(status: Any) -> 
     assert reading.problem.startswith("status")
 
 
+@pytest.mark.parametrize("time", ["2026-11-22T21:15:00", "9999-12-31T23:59:59Z", "soon", 1])
+def test_a_time_that_cannot_be_reckoned_with_is_nonsense(time: Any) -> None:
+    status = {"warm": {"revision": "bbbbbbbbbb", "until": time}}
+    reading = read_status({"status": status})
+    assert reading.status == LLMDeploymentStatus()
+    assert reading.problem
+    assert "status.warm.until" in reading.problem
+
+
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from llmrollouts.api.model import StoredModel
 from llmrollouts.api.rules import ATOMIC_LIST, TYPED_LIST, Schema
@@ -52,6 +52,15 @@ def _keep_last(count: int) -> BeforeValidator:
     return BeforeValidator(keep)
 
 
+def _is_near(value: datetime) -> datetime:
+    """Arithmetic on a time of the year 9999 overflows, and only a person can have written it."""
+    if not 2000 <= value.year < 2200:
+        raise ValueError("a time of this status lies between the years 2000 and 2200")
+    return value
+
+
+# With a zone always: one without cannot be compared with the others.
+Time = Annotated[AwareDatetime, AfterValidator(_is_near)]
 MessageText = Annotated[str, _cut(MESSAGE_LENGTH), Schema((("maxLength", MESSAGE_LENGTH),))]
 NameText = Annotated[str, _cut(NAME_LENGTH), Schema((("maxLength", NAME_LENGTH),))]
 _LAST_HISTORY = (_keep_last(HISTORY_ENTRIES), Schema((("maxItems", HISTORY_ENTRIES),)))
@@ -69,7 +78,7 @@ class Condition(StoredModel):
     """One word that says why; docs/api-reference.md lists the reasons."""
     message: MessageText
     """What it means here and what to do next."""
-    last_transition_time: datetime
+    last_transition_time: Time
     """When `status` last changed."""
     observed_generation: int | None = None
     """The metadata.generation that the condition speaks of."""
@@ -85,7 +94,7 @@ class RequestCounter(StoredModel):
     """The operator process whose count `base` is."""
     base: int = 0
     """What that process had counted at the last commit."""
-    since: datetime | None = None
+    since: Time | None = None
     """When that process was first seen; evidence may be missing for 15 s after it."""
 
 
@@ -98,11 +107,11 @@ class StepStatus(StoredModel):
     """Shadow copies requests and drops the answers; Canary answers users."""
     share: ShareText
     """The share that the step asks for."""
-    started_at: datetime
+    started_at: Time
     """When the step began."""
     held_seconds: float = 0.0
     """Time on the step's clock up to `runningSince`, in seconds."""
-    running_since: datetime | None = None
+    running_since: Time | None = None
     """Since when the clock runs; absent while it stands still."""
     counter: RequestCounter = Field(default_factory=RequestCounter)
     """The requests counted in this step, compared with the step's minRequests."""
@@ -114,7 +123,7 @@ class PromotionStatus(StoredModel):
     stage: Literal["Growing", "Shifting", "Switching", "Clearing"]
     """Growing: workers come up to full size. Shifting: share 100 % until acknowledged.
     Switching: the route's default becomes the new revision. Clearing: the share key goes."""
-    started_at: datetime
+    started_at: Time
     """When the stage began."""
 
 
@@ -125,9 +134,9 @@ class LapseStatus(StoredModel):
     """True while the share is held at 0."""
     cause: NameText
     """Why, in one word."""
-    since: datetime
+    since: Time
     """When the last lapse began."""
-    healthy_since: datetime | None = None
+    healthy_since: Time | None = None
     """Since when the cause is gone; the share returns after 60 s of health."""
     counts: Annotated[dict[str, int], Schema((("maxProperties", LIST_ENTRIES),))] = Field(
         default_factory=dict
@@ -140,7 +149,7 @@ class WarmStatus(StoredModel):
 
     revision: NameText
     """The revision that was stable before."""
-    until: datetime
+    until: Time
     """When its workers may go (spec.strategy.rollbackWindow)."""
 
 
@@ -149,9 +158,9 @@ class RetiringStatus(StoredModel):
 
     revision: NameText
     """The revision."""
-    since: datetime
+    since: Time
     """Since when it gets no new request."""
-    released_at: datetime | None = None
+    released_at: Time | None = None
     """When every gateway had confirmed that; from then on the gateways forget it."""
 
 
@@ -175,13 +184,13 @@ class RollbackStatus(StoredModel):
     """One word that says why."""
     message: MessageText
     """Why, with its numbers."""
-    requested_at: datetime | None = None
+    requested_at: Time | None = None
     """When a person or the spec asked for it, or the fault was first seen."""
-    decided_at: datetime
+    decided_at: Time
     """When the operator decided it."""
-    programmed_at: datetime | None = None
+    programmed_at: Time | None = None
     """When the last gateway had acknowledged it."""
-    last_canary_request_at: datetime | None = None
+    last_canary_request_at: Time | None = None
     """When the last user request started on the revision taken out."""
     rejects: bool = False
     """Whether the revision stays out until a person says `retry`."""
@@ -194,7 +203,7 @@ class CommandStatus(StoredModel):
     """The number of the command."""
     value: NameText
     """The annotation's value as it was given."""
-    at: datetime
+    at: Time
     """When it was taken in."""
     result: Literal["Done", "Refused"]
     """Whether it was executed."""
@@ -209,7 +218,7 @@ class CommandStatus(StoredModel):
 class HistoryEntry(StoredModel):
     """One event of the past."""
 
-    at: datetime
+    at: Time
     """When it happened."""
     revision: NameText
     """The revision that it is about."""
