@@ -256,8 +256,10 @@ def test_r18_nothing_of_a_dead_revision_is_left() -> None:
     for model in ("three", "four", "five"):
         world.edit(make_spec(model, steps=SHORT_STEPS))
         world.run(
-            lambda w: w.status.canary_revision is not None
-            and w.status.canary_revision == max(w.records.values(), key=lambda r: r.number).name
+            lambda w: (
+                w.status.canary_revision is not None
+                and w.status.canary_revision == max(w.records.values(), key=lambda r: r.number).name
+            )
         )
     world.say("rollback")
     at_rest(world)

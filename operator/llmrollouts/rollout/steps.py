@@ -7,9 +7,11 @@ Called by plan() while a canary is on its way.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llmrollouts.api.duration import format_duration
 from llmrollouts.api.reasons import Reason
-from llmrollouts.api.status import PromotionStatus, StepStatus
+from llmrollouts.api.status import LLMDeploymentStatus, PromotionStatus, StepStatus
 from llmrollouts.rollout.checks import plural
 from llmrollouts.rollout.clock import count, elapsed, requests
 from llmrollouts.rollout.draft import Draft
@@ -21,7 +23,10 @@ from llmrollouts.rollout.step_checks import waiting
 
 def run_step(draft: Draft, facts: Facts) -> Draft:
     """One round of the running step: follow the spec, grant the share, count, pass."""
-    draft = _follow_edit(draft, facts)
+    moved = _follow_edit(draft, facts)
+    if moved is not draft:
+        # An edit may lower the share and never raises it; the next round goes on from there.
+        return replace(_lower(moved), again=True)
     draft = grant(draft, facts)
     draft = count(draft, facts)
     step = draft.status.step
@@ -84,10 +89,14 @@ def _follow_edit(draft: Draft, facts: Facts) -> Draft:
     step, canary = status.step, status.canary_revision
     if step is None or canary is None or status.promotion is not None:
         return draft
-    level = (int(step.kind == "Canary"), read_share(step.share).ppm)
+    asked = (int(step.kind == "Canary"), read_share(step.share).ppm)
     steps: tuple[Step, ...] = facts.steps
-    if step.index < len(steps) and steps[step.index].level == level:
+    if step.index < len(steps) and steps[step.index].level == asked:
         return draft
+    level = _reached_level(status, step)
+    if level is None:
+        fresh = enter(0, facts)
+        return draft.put(step=fresh) if fresh is not None else draft
     fitting = [index for index, each in enumerate(steps) if each.level <= level]
     if not fitting:
         if status.hold is not None:
@@ -100,7 +109,7 @@ def _follow_edit(draft: Draft, facts: Facts) -> Draft:
             "Warning", Reason.HELD, f"Held: {hold}", revision=canary, at=facts.now
         )
     index = fitting[-1]
-    if steps[index].level == level:
+    if steps[index].level == asked:
         return draft.put(step=step.model_copy(update={"index": index}))
     moved = enter(index, facts)
     if moved is None:
@@ -113,3 +122,31 @@ def _follow_edit(draft: Draft, facts: Facts) -> Draft:
         revision=canary,
         at=facts.now,
     )
+
+
+def _lower(draft: Draft) -> Draft:
+    """Not above what the step asks for; raising is left to another round."""
+    status = draft.status
+    if status.step is None:
+        return draft
+    asked = read_share(status.step.share)
+    if status.step.kind == "Canary":
+        return draft.put(share=str(min(read_share(status.share), asked)))
+    return draft.put(share="0%", shadow_share=str(min(read_share(status.shadow_share), asked)))
+
+
+def _reached_level(status: LLMDeploymentStatus, step: StepStatus) -> tuple[int, int] | None:
+    """How far users are on the new revision now; None while nothing has flowed at all.
+
+    A step that still waits for its workers has only reached what the step before it had.
+    """
+    lapsed = status.lapse is not None and status.lapse.active
+    if step.kind == "Shadow" or lapsed:
+        reached = read_share(step.share)
+        flowed = lapsed or step.index > 0 or bool(read_share(status.shadow_share))
+        return (int(step.kind == "Canary"), reached.ppm) if flowed else None
+    share = min(read_share(status.share), read_share(step.share))
+    if share:
+        return (1, share.ppm)
+    mirror = read_share(status.shadow_share)
+    return (0, mirror.ppm) if mirror or step.index > 0 else None
