@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 
 from tests.apiserver import ApiServer, start_apiserver
+
+
+def pytest_sessionstart() -> None:
+    """Say that there is no event loop, before anyone asks.
+
+    looptime asks asyncio for the loop around each synchronous test; the first such question would
+    make a loop that nobody closes, and warnings are errors here.
+    """
+    asyncio.set_event_loop(None)
 
 
 @pytest.fixture(scope="session")

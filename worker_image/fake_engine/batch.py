@@ -74,8 +74,8 @@ class PrefixCache:
                 self._blocks[chain] = None
                 if len(self._blocks) > self._capacity:
                     self._blocks.popitem(last=False)
-        # The last token is always computed: its output is the first new token.
-        return min(known, len(prompt) - 1)
+        # The last token is always computed, and with it its block: it gives the first new token.
+        return min(known, (len(prompt) - 1) // self._block_size * self._block_size)
 
 
 class Batch:

@@ -19,17 +19,21 @@ class Tail:
     def __init__(self, limit: int = TAIL_BYTES) -> None:
         self._limit = limit
         self._bytes = b""
+        self._cut = False
         self._lock = threading.Lock()
 
     def append(self, chunk: bytes) -> None:
         with self._lock:
-            self._bytes = (self._bytes + chunk)[-self._limit :]
+            self._bytes += chunk
+            if len(self._bytes) > self._limit:
+                self._bytes = self._bytes[-self._limit :]
+                self._cut = True
 
     def text(self, limit: int) -> str:
         """At most `limit` bytes of whole lines (one line at least, cut at its front)."""
         with self._lock:
-            kept = self._bytes.rstrip(b"\n")
-        if len(kept) > limit:
+            kept, cut = self._bytes.rstrip(b"\n"), self._cut
+        if cut or len(kept) > limit:
             kept = kept[-limit:]
             first_line_end = kept.find(b"\n")
             if first_line_end != -1:

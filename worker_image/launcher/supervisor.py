@@ -38,6 +38,7 @@ from .http_client import RequestFailed
 from .http_server import HttpServer, Page
 from .pages import make_pages
 from .state import WorkerState
+from .tasks import end_tasks
 
 log = logging.getLogger("launcher")
 
@@ -72,7 +73,7 @@ class Supervisor:
         await server.start(self._config.listen_host, self._config.launcher_port)
         log.info("Listened on port %d", self._config.launcher_port)
         life = self._life = asyncio.ensure_future(self._live())
-        stop = asyncio.ensure_future(self._stop.wait())
+        stop = asyncio.ensure_future(self._wait_for_stop())
         try:
             await asyncio.wait([life, stop], return_when=asyncio.FIRST_COMPLETED)
             if life.done() and not self._stop.is_set():
@@ -80,10 +81,7 @@ class Supervisor:
             return await self._leave()
         finally:
             self._cancel_verification.set()
-            for task in (life, stop):
-                task.cancel()
-            # A life that ended by its own Failure has been read above; a cancelled one says so.
-            await asyncio.gather(life, stop, return_exceptions=True)
+            await end_tasks([life, stop])
             await self._let_output_through()
             server.close()
 
@@ -119,9 +117,7 @@ class Supervisor:
                 for task in done:
                     task.result()
         finally:
-            for task in steps:
-                task.cancel()
-            await asyncio.gather(*steps, return_exceptions=True)
+            await end_tasks(steps)
 
     async def _raise_at_end_of(self, engine: EngineProcess) -> None:
         """An engine that ends unasked ends the worker; an asked end is `_leave`'s business."""
@@ -144,14 +140,7 @@ class Supervisor:
 
     async def _bring_up(self) -> None:
         """From a started process to a serving one, and then the probes for ever."""
-        try:
-            await asyncio.wait_for(self._wait_until_healthy(), self._config.start_timeout)
-        except asyncio.TimeoutError as error:
-            raise Failure(
-                START_TIMED_OUT,
-                f"the engine did not answer /health within {self._config.start_timeout:g} s of its "
-                "start; raise startTimeoutSeconds if the model needs longer to load",
-            ) from error
+        await self._wait_until_healthy()
         self.state.engine_answered = True
         if self._config.model.kind == "hub":
             # The engine has downloaded its files only now.
@@ -164,8 +153,15 @@ class Supervisor:
         await self._probe_for_ever()
 
     async def _wait_until_healthy(self) -> None:
+        deadline = time.monotonic() + self._config.start_timeout
         # Polling is the only way: the engine announces nothing.
-        while not await self._client.is_healthy(HEALTH_TIMEOUT_SECONDS):  # noqa: ASYNC110
+        while not await self._client.is_healthy(HEALTH_TIMEOUT_SECONDS):
+            if time.monotonic() > deadline:
+                raise Failure(
+                    START_TIMED_OUT,
+                    f"the engine did not answer /health within {self._config.start_timeout:g} s of "
+                    "its start; raise startTimeoutSeconds if the model needs longer to load",
+                )
             await asyncio.sleep(HEALTH_POLL_SECONDS)
         log.info("The engine answered after %.1f s", self.state.age())
 
@@ -219,6 +215,9 @@ class Supervisor:
                     await idle_probe.probe(self._client, settings.timeout, idle=idle)
                 )
 
+    async def _wait_for_stop(self) -> None:
+        await self._stop.wait()
+
     # -- leaving --------------------------------------------------------------------------------
 
     def _request_stop(self, number: int) -> None:
@@ -267,7 +266,7 @@ class Supervisor:
         self._cancel_verification.set()
         if self._life is not None:
             # No probe may reach an engine that has been told to stop: it would count as a failure.
-            self._life.cancel()
+            await end_tasks([self._life])
         if engine is None:
             return 0
         if not was_serving:

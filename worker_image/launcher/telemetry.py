@@ -32,7 +32,7 @@ def render_metrics(reading: Reading) -> str:
         family = f"llmrollouts_launcher_{name}"
         lines.append(f"# HELP {family} {text}")
         lines.append(f"# TYPE {family} {kind}")
-        lines.extend(f"{family}{labels} {value:.10g}" for labels, value in samples)
+        lines.extend(f"{family}{labels} {value:.15g}" for labels, value in samples)
 
     add("info", "gauge", "Version of the launcher.", [(f'{{version="{VERSION}"}}', 1)])
     add("ready", "gauge", "1 while /readyz answers 200.", [("", reading.ready)])
