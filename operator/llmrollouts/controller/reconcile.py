@@ -157,7 +157,7 @@ class Reconciler:
         self.adopt(key, uid)
         sight = await self._observer.interpret(key, objects)
         await self._outrank(sight)
-        plan = self._planner(sight.observation, self._settings, self._now(), self._leadership.epoch)
+        plan = self._decide(sight)
         await self._actor.act(key, sight, plan)
         if plan.renew and asyncio.get_running_loop().time() - started <= FRESH_SECONDS:
             self._leadership.require()
