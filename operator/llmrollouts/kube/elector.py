@@ -34,6 +34,7 @@ from llmrollouts.kube.port import LEASE, Conflict, Kind, KubeError, NotFound, Tr
 LOG: Final = logging.getLogger(__name__)
 
 HIGHEST_EPOCH: Final = 2**31 - 1  # leaseTransitions is an int32
+_SHORTEST_PAUSE: Final = 0.05  # s; a wait that ends a hair early must not become many requests
 _ATTEMPTS: Final = 3  # writes in one renewal, when others touch the Lease meanwhile
 
 
@@ -293,7 +294,7 @@ class Elector:
 
     async def _pause(self, seconds: float) -> None:
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(max(_SHORTEST_PAUSE, seconds)):
                 await self._closing.wait()
         except TimeoutError:
             return
