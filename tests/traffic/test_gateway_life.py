@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from llmrollouts.rollout.intent import DeploymentTraffic
 from llmrollouts.traffic import telemetry
 from llmrollouts.traffic.drain import active_requests, drain
 from llmrollouts.traffic.settings import GatewaySettings
@@ -162,7 +163,7 @@ async def test_a_hundred_shares_changed_at_once_are_few_messages(
     def pushes(kind: str) -> float:
         return telemetry.PUSHES.labels(kind)._value.get()
 
-    def of(number: int, share: str) -> object:
+    def of(number: int, share: str) -> DeploymentTraffic:
         return make_traffic(
             stable(v1.endpoint),
             canary(v2.endpoint, share=share),
@@ -171,18 +172,20 @@ async def test_a_hundred_shares_changed_at_once_are_few_messages(
         )
 
     ups = [of(number, "50%") for number in range(100)]
-    async with start_control(*ups) as control, start_proxy(tmp_path, control.port) as proxy:  # type: ignore[arg-type]
+    async with start_control(*ups) as control, start_proxy(tmp_path, control.port) as proxy:
+
+        def all_settled() -> bool:
+            return all(control.traffic.observe(f"uid-{number}").settled for number in range(100))
+
         await proxy.wait_ready()
-        for number in range(100):
-            await control.settle(f"uid-{number}")
+        await control.until(all_settled)
         assert len(await proxy.layer()) == 100
         before = {k: pushes(k) for k in ("shares", "routes", "clusters", "endpoints")}
         clock = asyncio.get_running_loop().time
         start = clock()
         for number in range(100):
-            control.program(of(number, "0%"))  # type: ignore[arg-type]
-        for number in range(100):
-            await control.settle(f"uid-{number}")
+            control.program(of(number, "0%"))
+        await control.until(all_settled)
         assert clock() - start < 1
         assert await proxy.layer() == {}
         assert pushes("shares") - before["shares"] <= 4  # one, and heartbeats of the time

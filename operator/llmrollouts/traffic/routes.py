@@ -223,7 +223,9 @@ def _retry(*, to_fallback: bool) -> Document:
                 ),
             }
         ]
-        policy["host_selection_retry_max_attempts"] = 5
+        # The balancer prefers the worker with the fewest requests, which a failing one often is:
+        # five draws would come out at the same worker again for one retry in a hundred.
+        policy["host_selection_retry_max_attempts"] = 100
     return policy
 
 

@@ -15,7 +15,7 @@ from llmrollouts.traffic.document import Document
 
 Field: TypeAlias = tuple[int, int | bytes]
 
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_VARINT, _FIXED64, _LENGTH = 0, 1, 2
 
 
 class Parsed(Protocol):
@@ -81,12 +81,12 @@ def fields(data: bytes) -> Iterator[Field]:
                     raise ValueError("a field reaches beyond the end of its message")
                 yield tag >> 3, data[at : at + size]
                 at += size
-            case 1:
-                yield tag >> 3, data[at : at + 8]
-                at += 8
-            case 5:
-                yield tag >> 3, data[at : at + 4]
-                at += 4
+            case 1 | 5 as kind:
+                size = 8 if kind == _FIXED64 else 4
+                if at + size > end:
+                    raise ValueError("a field reaches beyond the end of its message")
+                yield tag >> 3, data[at : at + size]
+                at += size
             case kind:
                 raise ValueError(f"unknown wire type {kind}")
 
