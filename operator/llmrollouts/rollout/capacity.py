@@ -58,7 +58,7 @@ def plan_capacity(status: LLMDeploymentStatus, facts: Facts) -> Capacity:
     needed = needed_workers(status, facts)
     smallest = min(full, 1)
     target = min(full, max(smallest, facts.room - needed))
-    if target >= full:
+    if facts.room - needed >= full:
         return Capacity(needed, full, needed, full, shrinks=False)
     ready = facts.ready(status.canary_revision)
     held = facts.workers.get(status.stable_revision or "")

@@ -29,6 +29,8 @@ from llmrollouts.rollout.observation import (
 # Load reports come each second; five missed ones are no evidence, fifteen are a fault.
 FRESH_SECONDS: Final = 5.0
 STALE_SECONDS: Final = 15.0
+# A status holds no time of a far century, and nobody keeps GPUs warm for longer than a year.
+LONGEST_WINDOW: Final = 366 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,8 @@ class Facts:
 
     @property
     def rollback_window(self) -> timedelta:
-        return timedelta(seconds=parse_duration(self.spec.strategy.rollback_window))
+        seconds = parse_duration(self.spec.strategy.rollback_window)
+        return timedelta(seconds=min(seconds, LONGEST_WINDOW))
 
     @property
     def ready_timeout(self) -> timedelta:

@@ -1,18 +1,15 @@
 """What the status may be believed, and its rebuilding from the children where it is lost.
 
 A status can be wiped or edited by anybody with the right to, so no stage may rest on it before it
-went through here: afterwards every name in it is a living revision, every time has a zone, and the
-parts agree with each other. Rebuilding never promotes: a canary that is found beside a stable
-revision starts again at the first step with share 0. First stage of plan().
+went through here: afterwards every name in it is a living revision and the parts agree.
+Rebuilding never promotes: a canary that is found beside a stable revision starts again at the first
+step with share 0. First stage of plan().
 """
 
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
 from typing import Any
-
-from pydantic import BaseModel
 
 from llmrollouts.api.reasons import Reason
 from llmrollouts.api.share import ALL
@@ -29,7 +26,7 @@ from llmrollouts.rollout.facts import Facts, read_share
 
 def recall(status: LLMDeploymentStatus, facts: Facts) -> Draft:
     """The status made trustworthy; tells a person when something had to be rebuilt."""
-    sound = _agree(_with_zones(status), facts)
+    sound = _agree(status, facts)
     draft = Draft(sound)
     if sound.stable_revision is None and (found := _serving_child(facts)) is not None:
         draft = draft.put(
@@ -171,23 +168,3 @@ def _warm_child(stable: str, facts: Facts) -> WarmStatus | None:
         ):
             return WarmStatus(revision=workers.revision, until=facts.now + facts.rollback_window)
     return None
-
-
-def _with_zones(status: LLMDeploymentStatus) -> LLMDeploymentStatus:
-    """Every time in UTC: a time without a zone (edited by hand) cannot be compared with ours."""
-    sound = _zoned(status)
-    assert isinstance(sound, LLMDeploymentStatus)  # noqa: S101  (for the type checker)
-    return sound
-
-
-def _zoned(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value
-    if isinstance(value, list):
-        return [_zoned(item) for item in value]
-    if isinstance(value, BaseModel):
-        given = {name: getattr(value, name) for name in type(value).model_fields}
-        sound = {name: _zoned(item) for name, item in given.items()}
-        changed = {name: item for name, item in sound.items() if item is not given[name]}
-        return value.model_copy(update=changed) if changed else value
-    return value
