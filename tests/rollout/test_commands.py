@@ -28,7 +28,7 @@ def told(world: World) -> tuple[str, str]:
         ("resume", "neither paused nor held"),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_its_reason(command: str, says: str) -> None:
+def test_r26_what_cannot_be_done_is_refused_with_its_reason(command: str, says: str) -> None:
     world = in_step(1)
     step = world.status.step
     world.say(command)

@@ -192,6 +192,10 @@ class Rollouts(RuleBasedStateMachine):
         world = self.world
         world.cut_off = False
         world.gates = ()
+        if self.replicas == 1 and self.extra == 0:
+            # One worker and no room for another: no rollout is possible, as the status says.
+            self.extra = 1
+            self.edit()
         if world.status.paused or world.status.hold:
             world.say("resume/end")
         world.advance(5)
