@@ -42,13 +42,14 @@ def main() -> None:
     ).serving("v1")
     old = given.stable
     began: list[float] = []
+    decided: list[float] = []
     reported: list[dict[str, str]] = []
     with given.traffic(rate=chosen.rate, requests=chosen.requests) as load:
         load.wait_for(1000)
         given.applied("v2")
         new = given.canary()
         for index in range(len(STEPS)):
-            given.in_step(index, timeout=400)
+            decided.append(given.decided_at(given.in_step(index, timeout=400)))
             began.append(time.time())
             time.sleep(15)
             status = given.status
@@ -64,8 +65,8 @@ def main() -> None:
         tally = load.wait(timeout=3600)
     rows = []
     for index, wanted in enumerate(SHARES):
-        end = began[index + 1] - 1.5 if index + 1 < len(began) else began[index] + 44
-        part = tally.between(began[index] + 0.5, end)
+        end = decided[index + 1] if index + 1 < len(decided) else began[index] + 40
+        part = tally.between(began[index], end)
         sigma = math.sqrt(wanted * (1 - wanted) / max(1, len(part)))
         rows.append(
             {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from e2e.harness.kube import LLMD, Json, Kube, eventually
 from e2e.harness.traffic import Traffic
@@ -162,6 +163,11 @@ class Chat:
             ),
             timeout,
         )
+
+    @staticmethod
+    def decided_at(status: Json) -> float:
+        """When the operator decided to go to the running step: shares move from then on."""
+        return datetime.fromisoformat(status["step"]["startedAt"]).timestamp()
 
     def promoted(self, revision: str, timeout: float = 120) -> Json:
         return self.sees(

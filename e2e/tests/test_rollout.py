@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 
 import pytest
 
@@ -27,9 +28,13 @@ def test_a_rollout_reaches_everyone_without_one_failed_request(chat: Callable[..
         given.applied("v2")
         new = given.canary()
         began: dict[int, float] = {}
+        left: dict[int, float] = {}
         for index in range(len(steps)):
-            given.in_step(index, timeout=150)
+            status = given.in_step(index, timeout=150)
             began[index] = time.time()
+            left[index - 1] = given.decided_at(status)
+        passed = given.sees("the last step passed", lambda s: s.get("promotion"))
+        left[len(steps) - 1] = datetime.fromisoformat(passed["promotion"]["startedAt"]).timestamp()
         given.promoted(new)
         promoted = time.time()
         load.wait_for(200)
@@ -42,8 +47,8 @@ def test_a_rollout_reaches_everyone_without_one_failed_request(chat: Callable[..
     before_users = tally.between(0, began[0])
     assert before_users.share(new) == 0
     for index, wanted in ((1, 0.005), (2, 0.05), (3, 0.5)):
-        # Half a second for the status to be read after the proxies moved.
-        stretch = tally.between(began[index] + 0.5, began.get(index + 1, began[index] + 9) - 1.5)
+        # From when the step was seen running until the operator decided to leave it.
+        stretch = tally.between(began[index], left[index])
         assert within_three_sigma(stretch.share(new), wanted, len(stretch)), (
             f"step {index}: {stretch.share(new):.4f} of {len(stretch)} instead of {wanted}"
         )

@@ -84,6 +84,8 @@ def _ready(draft: Draft, facts: Facts) -> Finding:
         )
     if facts.traffic.gateways == 0:
         return (kind, "False", Reason.GATEWAY_UNAVAILABLE, f"no gateway is connected; {count}")
+    if not facts.reaches_users(stable):
+        return (kind, "False", Reason.WAITING_FOR_GATEWAYS, f"the gateways are being told; {count}")
     return (kind, "True", Reason.SERVING, count)
 
 

@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from llmrollouts.api.duration import parse_duration
 from llmrollouts.api.labels import ENGINE_PORT
+from llmrollouts.api.reasons import ConditionType
 from llmrollouts.api.settings import OperatorSettings
 from llmrollouts.api.share import NONE, Share
 from llmrollouts.api.spec import LLMDeploymentSpec
@@ -143,6 +144,23 @@ class Facts:
         if programmed is None:
             return 0
         return sum(len(r.endpoints) for r in programmed.revisions if r.revision == revision)
+
+    def reaches_users(self, revision: str) -> bool:
+        """Whether users who ask now are answered by ``revision``.
+
+        To begin with every gateway must have acknowledged it. Once told, it stays so: a gateway
+        that restarts later has no routes and therefore no users.
+        """
+        told = self.observation.deployment.status.conditions
+        if any(each.type == ConditionType.READY and each.status == "True" for each in told):
+            return True
+        programmed = self.traffic.programmed
+        return (
+            programmed is not None
+            and programmed.default == revision
+            and self.traffic.settled
+            and self.programmed_endpoints(revision) > 0
+        )
 
     @property
     def fresh(self) -> bool:

@@ -182,12 +182,13 @@ def _complete(draft: Draft, wanted: Wanted, before: LLMDeploymentStatus, facts: 
     conditions = observe_conditions(before, draft, wanted, traffic, facts)
     status = finish(draft.status, before, phase, message, conditions, facts)
     stored: tuple[Effect, ...] = (wanted.store,) if wanted.store is not None else ()
+    # What may be refused for long (a quota, an admission rule) comes after what frees and clears.
     effects: tuple[Effect, ...] = (
-        *stored,
         *draft.effects,
         *rejections(before, draft.status, facts),
-        *changes(draft, facts),
         *deletions(draft.status, facts),
+        *stored,
+        *changes(draft, facts),
         *forgotten(draft.status, draft.target, facts),
     )
     return Plan(

@@ -52,6 +52,8 @@ def summarize(draft: Draft, wanted: Wanted, facts: Facts) -> tuple[Phase, str]:
         why = facts.why_not_ready(status.stable_revision)
         told = f"{status.stable_revision} serves, {count}"
         return ("Starting", f"{told}: {why}" if why else told)
+    if not facts.reaches_users(status.stable_revision):
+        return ("Starting", f"{status.stable_revision}: {count}; the gateways are being told")
     told = f"{status.stable_revision} answers all users, {count}"
     return ("Serving", told + _warm(status))
 

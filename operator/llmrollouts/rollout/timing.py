@@ -38,7 +38,12 @@ def wake_after(
         due.append(ROLLING)
     seen = facts.traffic
     if seen.programmed != traffic or not seen.settled:
-        awaited = status.promotion is not None or bool(status.retiring)
+        stable = status.stable_revision
+        awaited = (
+            status.promotion is not None
+            or bool(status.retiring)
+            or (stable is not None and not facts.reaches_users(stable))
+        )
         if not seen.gateways:
             due.append(NO_GATEWAY)
         else:
