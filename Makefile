@@ -35,6 +35,12 @@ kubeconfig: venv  ## print the path of the cluster's kubeconfig: export KUBECONF
 images: cluster  ## build the project's images and load those that the cluster lacks; prints their names
 	@$(PY) -m e2e.cluster.images
 
+demo: setup  ## a rollout of real vLLM to watch: set-up, two versions, every step, a rollback
+	@$(PY) -m e2e.demo
+
+bench: setup  ## every benchmark, raw results to bench/results/ (hours; name one: make bench ONLY=rollback_time)
+	@$(PY) -m tools.benchmarks $(ONLY)
+
 check: venv  ## format, lint, types, layers, generated files and the quick tests
 	@$(PY) -m tools.verify check
 
@@ -45,4 +51,4 @@ chart: venv  ## write the chart's carried files and the goldens of its rendering
 	@$(PY) -m tools.chart_files
 	@GOLDEN=write $(PY) -m pytest -q tests/chart -m "not apiserver"
 
-.PHONY: help setup venv lock cluster cluster-down cluster-reset cluster-status kubeconfig images check test chart
+.PHONY: help setup venv lock cluster cluster-down cluster-reset cluster-status kubeconfig images demo bench check test chart
