@@ -4,6 +4,7 @@ go on."""
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 
 import pytest
 
@@ -34,7 +35,7 @@ async def shell() -> Shell:
     shell = Shell()
     for key in (KEY, GOOD):
         shell.apply(make_deployment("v1", key))
-        await shell.run_until(lambda key=key: shell.is_serving("v1", key), key)  # type: ignore[misc] - a default binds the loop's key
+        await shell.run_until(partial(shell.is_serving, "v1", key), key)
     return shell
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 
 from llmrollouts.api.settings import OperatorSettings
@@ -62,7 +64,7 @@ async def test_r14_of_two_rounds_on_one_reading_only_one_commits(shell: Shell) -
     written: list[str] = []
 
     def meddle(
-        observation: Observation, settings: OperatorSettings, now: object, epoch: int
+        observation: Observation, settings: OperatorSettings, now: datetime, epoch: int
     ) -> Plan:
         written.append(f"another leader was here {len(written)}")
 
@@ -70,7 +72,7 @@ async def test_r14_of_two_rounds_on_one_reading_only_one_commits(shell: Shell) -
             found["status"]["message"] = written[-1]
 
         shell.kube.edit(LLM_DEPLOYMENT, KEY.namespace, KEY.name, touch, status=True)
-        return plan(observation, settings, now, epoch)  # type: ignore[arg-type] - a datetime
+        return plan(observation, settings, now, epoch)
 
     shell.command("rollback/1")
     frozen = shell.start(meddle)
