@@ -21,7 +21,7 @@ from llmrollouts.rollout.facts import Facts
 from llmrollouts.rollout.revisions import Wanted, make_record, newest_of_source, texts_differ
 from llmrollouts.rollout.rollback import is_rejected, retiring_with, send_back
 from llmrollouts.rollout.start import begin_rollout, what_blocks_start
-from llmrollouts.rollout.steps import pass_step, start_promotion
+from llmrollouts.rollout.steps import pass_step, start_promotion, was_edited
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +273,9 @@ def _pass(draft: Draft, facts: Facts, command: Command) -> Outcome:
             f"the rollout {'is paused' if status.paused else 'is held'}: `resume` first, or "
             f"`promote:{wanted}`",
         )
+    if status.hold is None and was_edited(status.step, facts):
+        # The next step is another one than the person saw: first follow the edit.
+        return Outcome(replace(draft, again=True), False, Reason.STEP_STARTED, "", unfinished=True)
     number = status.step.index + 1
     passed = pass_step(
         _unblock(draft),

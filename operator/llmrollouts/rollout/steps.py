@@ -89,10 +89,10 @@ def _follow_edit(draft: Draft, facts: Facts) -> Draft:
     step, canary = status.step, status.canary_revision
     if step is None or canary is None or status.promotion is not None:
         return draft
+    if not was_edited(step, facts):
+        return draft
     asked = (int(step.kind == "Canary"), read_share(step.share).ppm)
     steps: tuple[Step, ...] = facts.steps
-    if step.index < len(steps) and steps[step.index].level == asked:
-        return draft
     level = _reached_level(status, step)
     if level is None:
         fresh = enter(0, facts)
@@ -122,6 +122,13 @@ def _follow_edit(draft: Draft, facts: Facts) -> Draft:
         revision=canary,
         at=facts.now,
     )
+
+
+def was_edited(step: StepStatus, facts: Facts) -> bool:
+    """Whether the strategy has another step in the place of the running one."""
+    asked = (int(step.kind == "Canary"), read_share(step.share).ppm)
+    found = facts.steps[step.index] if 0 <= step.index < len(facts.steps) else None
+    return found is None or found.level != asked
 
 
 def _lower(draft: Draft) -> Draft:
