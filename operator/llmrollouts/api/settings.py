@@ -17,7 +17,7 @@ class OperatorSettings:
     launcher_image: the image of the init container that brings the launcher.
     engine_image_gpu, engine_image_cpu: used where ``spec.revision.engine.image`` is absent;
         None: the user must name one.
-    require_digests: refuse engine images that are named by tag (defaults included).
+    require_digests: refuse engine images that a user names by tag.
     allowed_images: prefixes of images, such as ``registry.example/team/``; empty: all.
     allowed_models: prefixes of model addresses, such as ``hf://org/`` or ``oci://registry/``;
         empty: all.

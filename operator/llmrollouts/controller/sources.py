@@ -14,14 +14,14 @@ from typing import Final
 
 from llmrollouts.api.manifest import Manifest
 from llmrollouts.api.reasons import Reason
-from llmrollouts.api.spec import ConfigMapKeyRef, LLMDeploymentSpec
+from llmrollouts.api.spec import MAX_TEXT, ConfigMapKeyRef, LLMDeploymentSpec
 from llmrollouts.kube.port import CONFIG_MAP, NotFound, Reader, Rejected
 from llmrollouts.resources.canonical import canonical_source
 from llmrollouts.rollout.observation import SourceProblem
 
-# A ControllerRevision holds all texts twice (as given and as the workers' file) beside the
-# template, and etcd takes 1.5 MiB for one object.
-LONGEST_TEXT: Final = 256 * 1024
+# As in the spec itself. A ControllerRevision holds all texts twice (as given and as the workers'
+# file) beside the template, and etcd takes 1.5 MiB for one object.
+LONGEST_TEXT: Final = MAX_TEXT
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,8 @@ def _refuse_image(engine: Engine, settings: OperatorSettings) -> Refusal | None:
             f"the operator has no engine image for device {engine.device or 'GPU'}: set "
             "spec.revision.engine.image",
         )
-    if settings.require_digests and "@sha256:" not in image:
+    # A default is the administrator's own choice, and is stored with the revision as it is.
+    if settings.require_digests and engine.image is not None and "@sha256:" not in image:
         return Refusal(
             Reason.IMAGE_NOT_PINNED,
             f"the image {image} is named by tag, which may change under a running rollout: name it "
