@@ -10,7 +10,6 @@ watch events (``watch``).
 from __future__ import annotations
 
 import asyncio
-import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from typing import Any, Final
 from llmrollouts.api.labels import FIELD_MANAGER
 from llmrollouts.api.manifest import Manifest
 from llmrollouts.kube.port import Conflict, Kind, NotFound, Rejected
+from tests.fakes.copies import copied
 from tests.fakes.json_patch import DoesNotFit, patch_object
 from tests.fakes.kube_faults import Call, Fault, Faults
 from tests.fakes.kube_store import HAVE_STATUS, OnChange, Store, plain
@@ -109,7 +109,7 @@ class FakeKube:
     def peek(self, kind: Kind, namespace: str, name: str) -> Manifest | None:
         """The object as it is, or None."""
         try:
-            return copy.deepcopy(self._store.find(kind, namespace, name))
+            return copied(self._store.find(kind, namespace, name))
         except NotFound:
             return None
 
@@ -117,7 +117,7 @@ class FakeKube:
         self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> Sequence[Manifest]:
         """All objects of a kind that carry the labels, in the server's order."""
-        return copy.deepcopy(self._store.objects(kind, namespace, labels))
+        return copied(self._store.objects(kind, namespace, labels))
 
     def collect_garbage(self) -> None:
         """Delete what has owners of which none is left (for collects_garbage=False)."""
@@ -128,10 +128,10 @@ class FakeKube:
         metadata = manifest["metadata"]
         old = self.peek(kind, metadata["namespace"], metadata["name"])
         if old is None:
-            return copy.deepcopy(self._store.create(kind, plain(manifest), manager))
+            return copied(self._store.create(kind, plain(manifest), manager))
         new = plain(manifest)
         new["metadata"] = {**old["metadata"], **new["metadata"]}
-        return copy.deepcopy(self._store.update(kind, old, new, manager))
+        return copied(self._store.update(kind, old, new, manager))
 
     def edit(
         self,
@@ -144,9 +144,9 @@ class FakeKube:
     ) -> Manifest:
         """Somebody edits the object in place (``status``: its status subresource)."""
         old = self._store.find(kind, namespace, name)
-        new = copy.deepcopy(old)
+        new = copied(old)
         change(new)
-        return copy.deepcopy(self._store.update(kind, old, plain(new), manager, status))
+        return copied(self._store.update(kind, old, plain(new), manager, status))
 
     def remove(self, kind: Kind, namespace: str, name: str) -> None:
         """Somebody deletes the object."""
@@ -167,7 +167,7 @@ class FakeKube:
             raise fault.error(str(call))
         if verb != "list" and not _NAME.fullmatch(name):
             raise Rejected(f"{call}: {name!r} is no name that Kubernetes accepts")
-        answer = copy.deepcopy(act())
+        answer = copied(act())
         await asyncio.sleep(self.delay / 2)
         if fault is not None:
             raise fault.error(str(call))

@@ -6,7 +6,6 @@ resourceVersion and told to the watchers at once.
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from llmrollouts.kube.port import (
     NotFound,
     Rejected,
 )
+from tests.fakes.copies import copied
 from tests.fakes.field_ownership import (
     Fields,
     changed_fields,
@@ -101,7 +101,7 @@ class Store:
         metadata = sent["metadata"]
         if (kind.kind, metadata["namespace"], metadata["name"]) in self._objects:
             raise Conflict(f'{kind.plural} "{metadata["name"]}" already exists')
-        new = copy.deepcopy(sent)
+        new = copied(sent)
         if kind.kind in HAVE_STATUS:
             new.pop("status", None)
         self._stamp(kind, new)
@@ -127,7 +127,7 @@ class Store:
         mine = fields_of(sent)
         old = self._objects.get((kind.kind, metadata["namespace"], metadata["name"]))
         if old is None:
-            new = copy.deepcopy(sent)
+            new = copied(sent)
             self._stamp(kind, new)
             new["metadata"]["managedFields"] = [_entry(manager, "Apply", mine)]
             _validate(kind, None, new)
@@ -170,16 +170,16 @@ class Store:
         if sent["metadata"].get("uid") not in (None, old["metadata"]["uid"]):
             raise Conflict(f"{kind.kind} {old['metadata']['name']}: it has another uid")
         if status:
-            new = copy.deepcopy(old)
+            new = copied(old)
             new.pop("status", None)
             if "status" in sent:
                 new["status"] = sent["status"]
         else:
-            new = copy.deepcopy(sent)
+            new = copied(sent)
             if kind.kind in HAVE_STATUS:
                 new.pop("status", None)
                 if "status" in old:
-                    new["status"] = copy.deepcopy(old["status"])
+                    new["status"] = copied(old["status"])
         for name in SERVER_OWNED:
             new["metadata"].pop(name, None)
             if name in old["metadata"]:
@@ -229,7 +229,7 @@ class Store:
     def delete(self, kind: Kind, old: Manifest) -> None:
         if old["metadata"].get("finalizers"):
             if "deletionTimestamp" not in old["metadata"]:
-                new = copy.deepcopy(old)
+                new = copied(old)
                 new["metadata"]["deletionTimestamp"] = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
                 self._store("MODIFIED", kind, new)
             return
@@ -246,7 +246,7 @@ class Store:
 
     def _tell(self, event: str, kind: Kind, found: Manifest) -> None:
         for watcher in self._watchers:
-            watcher(event, kind, copy.deepcopy(found))
+            watcher(event, kind, copied(found))
 
 
 def _entry(manager: str, operation: str, fields: Fields, status: bool = False) -> Manifest:
