@@ -13,7 +13,7 @@ compile --universal pyproject.toml -o requirements.txt
 compile --universal --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
 for inputs in images/*/requirements.in worker_image/*/requirements.in; do
   overrides=$(dirname "$inputs")/overrides.txt
-  compile --python-platform x86_64-unknown-linux-gnu "$inputs" -o "${inputs%.in}.txt" \
+  compile --python-platform x86_64-manylinux_2_31 "$inputs" -o "${inputs%.in}.txt" \
     $([ -f "$overrides" ] && echo --override "$overrides")
 done
 for pinned in requirements*.txt images/*/requirements.txt worker_image/*/requirements.txt; do

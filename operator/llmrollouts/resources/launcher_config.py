@@ -32,7 +32,7 @@ RETRIEVAL_FILE: Final = "retrieval.json"
 MODEL_FOLDER: Final = "/models"
 
 # How long the launcher waits beyond the shutdown time-out before it kills the engine.
-KILL_MARGIN_SECONDS: Final = 5
+KILL_MARGIN_SECONDS: Final = 15
 LONGEST_START_SECONDS: Final = 3600.0
 
 
