@@ -521,8 +521,10 @@ class World:
         if status.lapse is not None and status.lapse.active:
             assert not share
         assert sum(t.share.ppm + t.mirror.ppm for t in made.traffic.revisions) <= ALL.ppm
+        applied = {e.revision for e in made.effects if isinstance(e, ApplyWorkers)}
         for effect in made.effects:
             if isinstance(effect, DeleteWorkers):
+                assert effect.revision not in applied
                 assert made.traffic.default != effect.revision
                 assert all(t.revision != effect.revision for t in made.traffic.revisions)
 

@@ -94,8 +94,6 @@ class RequestCounter(StoredModel):
     """The operator process whose count `base` is."""
     base: int = 0
     """What that process had counted at the last commit."""
-    since: Time | None = None
-    """When that process was first seen; evidence may be missing for 15 s after it."""
 
 
 class StepStatus(StoredModel):
@@ -113,6 +111,8 @@ class StepStatus(StoredModel):
     """Time on the step's clock up to `runningSince`, in seconds."""
     running_since: Time | None = None
     """Since when the clock runs; absent while it stands still."""
+    silent_since: Time | None = None
+    """Since when a gateway has yet to report to this operator; the share lapses 15 s later."""
     counter: RequestCounter = Field(default_factory=RequestCounter)
     """The requests counted in this step, compared with the step's minRequests."""
 

@@ -25,7 +25,7 @@ def lapse(draft: Draft, facts: Facts) -> Draft:
     status = draft.status
     if status.canary_revision is None or status.step is None:
         return draft
-    draft = _greet_process(draft, facts)
+    draft = _listen(draft, facts)
     cause = first_objection(CAUSES, draft.status, facts)
     if status.lapse is not None and status.lapse.active:
         return _heal(draft, facts, status.lapse, cause)
@@ -60,10 +60,11 @@ def lapse(draft: Draft, facts: Facts) -> Draft:
 def renews(status: LLMDeploymentStatus, facts: Facts) -> bool:
     """Whether this round renews the leases of the shares: its evidence is fresh.
 
-    A process that has just taken over has no report yet; it may carry the committed share on for
-    as long as its first reports may take, or every change of leader would move users.
+    A process that has just taken over has no report yet, and a gateway that has just joined gave
+    none; the committed share is carried on for as long as the first report may take, or every
+    change of leader and every new gateway would move users.
     """
-    return facts.fresh or (facts.traffic.report_age is None and _is_new_process(status, facts))
+    return facts.fresh or (facts.traffic.report_age is None and _may_be_silent(status, facts))
 
 
 def _heal(draft: Draft, facts: Facts, running: LapseStatus, cause: Objection | None) -> Draft:
@@ -86,19 +87,35 @@ def _heal(draft: Draft, facts: Facts, running: LapseStatus, cause: Objection | N
     )
 
 
-def _greet_process(draft: Draft, facts: Facts) -> Draft:
-    """Note since when this life of the operator counts requests, which it does from zero."""
+def _listen(draft: Draft, facts: Facts) -> Draft:
+    """Note a new life of the operator (it counts requests from zero) and a missing report.
+
+    A gateway that joins, and each after a change of leader, has not reported yet: no fault until
+    it has had the time to.
+    """
     step = draft.status.step
-    if step is None or step.counter.source == facts.traffic.source:
+    if step is None:
         return draft
+    silent = step.silent_since
+    if facts.traffic.report_age is not None:
+        silent = None
+    elif silent is None or step.counter.source != facts.traffic.source:
+        silent = facts.now
+    if step.counter.source == facts.traffic.source:
+        if silent == step.silent_since:
+            return draft
+        return draft.put(step=step.model_copy(update={"silent_since": silent}))
     counter = RequestCounter(
         total=step.counter.total,
         source=facts.traffic.source,
         base=counted(draft.status, facts),
-        since=facts.now,
     )
     # Time that nobody watched does not count as time in the step.
-    return draft.put(step=step.model_copy(update={"counter": counter, "running_since": None}))
+    return draft.put(
+        step=step.model_copy(
+            update={"counter": counter, "running_since": None, "silent_since": silent}
+        )
+    )
 
 
 def counted(status: LLMDeploymentStatus, facts: Facts) -> int:
@@ -107,13 +124,9 @@ def counted(status: LLMDeploymentStatus, facts: Facts) -> int:
     return counts.issued + counts.mirrored if counts is not None else 0
 
 
-def _is_new_process(status: LLMDeploymentStatus, facts: Facts) -> bool:
-    if status.step is None:
-        return False
-    counter = status.step.counter
-    if counter.source != facts.traffic.source:
-        return True
-    since = counter.since
+def _may_be_silent(status: LLMDeploymentStatus, facts: Facts) -> bool:
+    """Whether a missing report may still be on its way."""
+    since = status.step.silent_since if status.step is not None else None
     return since is not None and (facts.now - since).total_seconds() <= STALE_SECONDS
 
 
@@ -130,11 +143,11 @@ def _no_ready_canary(status: LLMDeploymentStatus, facts: Facts) -> Objection | N
 def _stale_evidence(status: LLMDeploymentStatus, facts: Facts) -> Objection | None:
     age = facts.traffic.report_age
     if age is None:
-        if _is_new_process(status, facts):
+        if _may_be_silent(status, facts):
             return None
         return Objection(
             Reason.STALE_EVIDENCE,
-            "no gateway has reported to this operator yet: are the gateways connected?",
+            "a gateway has not reported to this operator: is it connected?",
         )
     if age <= STALE_SECONDS:
         return None

@@ -104,7 +104,7 @@ def _sound_step(status: LLMDeploymentStatus, facts: Facts) -> dict[str, Any]:
     held = step.held_seconds if math.isfinite(step.held_seconds) else 0.0
     counter = step.counter
     if counter.total < 0 or counter.base < 0:
-        counter = RequestCounter(source=counter.source, since=counter.since)
+        counter = RequestCounter(source=counter.source)
     sound = step.model_copy(
         update={"index": max(-1, step.index), "held_seconds": max(0.0, held), "counter": counter}
     )
@@ -130,7 +130,7 @@ def enter(index: int, facts: Facts) -> StepStatus | None:
         kind=step.kind,
         share=str(step.share),
         started_at=facts.now,
-        counter=RequestCounter(source=facts.traffic.source, since=facts.now),
+        counter=RequestCounter(source=facts.traffic.source),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 from llmrollouts.api.reasons import Reason
 from llmrollouts.api.status import LLMDeploymentStatus, RetiringStatus
 from llmrollouts.rollout.draft import Draft
-from llmrollouts.rollout.effects import DeleteWorkers, Effect
+from llmrollouts.rollout.effects import DeleteWorkers
 from llmrollouts.rollout.facts import Facts
 from llmrollouts.rollout.rollback import QUIET_SECONDS
 
@@ -72,7 +72,7 @@ def retire(draft: Draft, facts: Facts) -> Draft:
     return draft
 
 
-def deletions(status: LLMDeploymentStatus, facts: Facts) -> tuple[Effect, ...]:
+def deletions(status: LLMDeploymentStatus, facts: Facts) -> tuple[DeleteWorkers, ...]:
     """Workers to delete now; derived anew in each round, so a crash in between loses nothing."""
     return tuple(
         DeleteWorkers(leaving.revision)

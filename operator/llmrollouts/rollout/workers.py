@@ -14,8 +14,9 @@ from llmrollouts.api.status import LLMDeploymentStatus
 from llmrollouts.rollout.bootstrap import starts
 from llmrollouts.rollout.capacity import plan_capacity, warm_workers
 from llmrollouts.rollout.draft import Draft
-from llmrollouts.rollout.effects import ApplyWorkers, Effect
+from llmrollouts.rollout.effects import ApplyWorkers
 from llmrollouts.rollout.facts import Facts
+from llmrollouts.rollout.retire import deletions
 
 Role: TypeAlias = Literal["stable", "canary", "retired"]
 
@@ -41,13 +42,16 @@ def wanted_workers(draft: Draft, facts: Facts) -> tuple[ApplyWorkers, ...]:
     return tuple(wanted)
 
 
-def changes(draft: Draft, facts: Facts) -> tuple[Effect, ...]:
+def changes(draft: Draft, facts: Facts) -> tuple[ApplyWorkers, ...]:
     """The writes: what is missing or differs, as far as its record is known."""
     leaving = {each.revision for each in draft.status.retiring}
+    # An apply after the deletion would bring them back.
+    deleted = {effect.revision for effect in deletions(draft.status, facts)}
     return tuple(
         wanted
         for wanted in wanted_workers(draft, facts)
         if wanted.revision in facts.records
+        and wanted.revision not in deleted
         and _differs(wanted, facts, create=wanted.revision not in leaving)
     )
 
