@@ -107,7 +107,7 @@ class Proxy:
         except aiohttp.ClientError:
             return False
 
-    async def wait_ready(self, within: float = 20) -> None:
+    async def wait_ready(self, within: float = 60) -> None:
         async with asyncio.timeout(within):
             while not await self.is_ready():
                 await asyncio.sleep(0.05)

@@ -24,6 +24,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput
 
 from llmrollouts.rollout.intent import DeploymentTraffic
 from llmrollouts.traffic import wire
+from llmrollouts.traffic.encoding import encode
 from llmrollouts.traffic.kinds import Kind
 from llmrollouts.traffic.layer import encode_fractions, encode_layer
 from llmrollouts.traffic.listener import make_listener
@@ -102,17 +103,17 @@ class Catalogue:
         self._replace_clusters(entry.translation, None)
 
     def listener(self, port: int) -> bytes:
-        return wire.encode(Listener, make_listener(self.settings, port))
+        return encode(Listener, make_listener(self.settings, port))
 
     def routes(self) -> bytes:
         """The route configuration of the current generation."""
         generation = self.generation[Kind.ROUTES]
         if self._routes is None or self._routes[0] != generation:
             frame, host = make_frame(self.settings, empty=not self.entries)
-            hosts = wire.encode(VirtualHost, host) + b"".join(
+            hosts = encode(VirtualHost, host) + b"".join(
                 entry.translation.table for entry in self.entries.values()
             )
-            content = wire.encode(RouteConfiguration, frame) + wire.delimited(_VIRTUAL_HOSTS, hosts)
+            content = encode(RouteConfiguration, frame) + wire.delimited(_VIRTUAL_HOSTS, hosts)
             self._routes = (generation, content)
         return self._routes[1]
 

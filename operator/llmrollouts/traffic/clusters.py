@@ -104,6 +104,7 @@ def _outlier_detection() -> Document:
         "enforcing_local_origin_success_rate": 0,
         "consecutive_gateway_failure": 10,
         "enforcing_consecutive_gateway_failure": 100,
+        "enforcing_consecutive_5xx": 0,
         "enforcing_success_rate": 0,
         "enforcing_failure_percentage": 0,
     }

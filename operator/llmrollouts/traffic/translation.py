@@ -23,9 +23,9 @@ from envoy_data_plane.envoy.extensions.retry.priority.previous_priorities.v3 imp
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions
 
 from llmrollouts.rollout.intent import DeploymentTraffic, RevisionTraffic
-from llmrollouts.traffic import wire
 from llmrollouts.traffic.clusters import make_assignment, make_cluster
 from llmrollouts.traffic.document import Document
+from llmrollouts.traffic.encoding import encode
 from llmrollouts.traffic.layer import fractions
 from llmrollouts.traffic.names import ClusterName
 from llmrollouts.traffic.routes import make_table
@@ -55,17 +55,15 @@ def translate(
     """Raises ValueError for a default that does not live, a fallback that does not live, or an
     address that is none: one bad resource would make the proxies refuse the others with it."""
     same_routes = previous is not None and _route_inputs(previous.traffic) == _route_inputs(traffic)
-    documents = make_assignments(traffic)
     if previous is not None and same_routes:
-        clusters, table = previous.clusters, previous.table
-        if _endpoint_inputs(previous.traffic) == _endpoint_inputs(traffic):
-            assignments = previous.assignments
-        else:
-            assignments = _encode_assignments(documents)
+        clusters, table, assignments = previous.clusters, previous.table, previous.assignments
+        if _endpoint_inputs(previous.traffic) != _endpoint_inputs(traffic):
+            assignments = _encode_assignments(make_assignments(traffic))
     else:
+        documents = make_assignments(traffic)
         clusters = {name: encode_cluster(ClusterName.parse(name), settings) for name in documents}
         assignments = _encode_assignments(documents)
-        table = wire.encode(VirtualHost, make_table(traffic, settings))
+        table = encode(VirtualHost, make_table(traffic, settings))
     return Translation(traffic, clusters, assignments, table, fractions(traffic))
 
 
@@ -95,16 +93,11 @@ def make_assignments(traffic: DeploymentTraffic) -> dict[str, Document]:
 def encode_cluster(name: ClusterName | None, settings: GatewaySettings) -> bytes:
     if name is None:
         raise ValueError("only clusters named by ClusterName can be described")
-    cluster = Cluster.from_dict(make_cluster(name, settings))
-    if cluster.outlier_detection is not None:
-        # Its documents' reader cannot spell this one field. 500s are no reason to leave a worker
-        # out: they may be the request's fault.
-        cluster.outlier_detection.enforcing_consecutive_5xx = 0
-    return bytes(cluster)
+    return encode(Cluster, make_cluster(name, settings))
 
 
 def _encode_assignments(documents: Mapping[str, Document]) -> dict[str, bytes]:
-    return {name: wire.encode(ClusterLoadAssignment, doc) for name, doc in documents.items()}
+    return {name: encode(ClusterLoadAssignment, doc) for name, doc in documents.items()}
 
 
 def _route_inputs(traffic: DeploymentTraffic) -> object:

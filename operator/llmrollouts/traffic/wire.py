@@ -8,37 +8,13 @@ field by field, because each acknowledgement may carry thousands of names that n
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
-from typing import Protocol, TypeAlias, TypeVar
-
-from llmrollouts.traffic.document import Document
+from typing import TypeAlias
 
 Field: TypeAlias = tuple[int, int | bytes]
 
 _VARINT, _FIXED64, _LENGTH = 0, 1, 2
-
-
-class Parsed(Protocol):
-    """A generated message class."""
-
-    def __bytes__(self) -> bytes: ...
-
-
-M = TypeVar("M", bound=Parsed)
-
-
-class _Readable(Protocol):
-    @classmethod
-    def from_dict(cls, value: Document) -> Parsed: ...
-
-
-def encode(kind: type[_Readable], document: Document) -> bytes:
-    """Serialize ``document``, written as the proxies' YAML is, as a message of this kind.
-
-    Raises for an unknown field or a wrong type, so that a mistake shows here and not as a refusal
-    of the proxies.
-    """
-    return bytes(kind.from_dict(document))
 
 
 def varint(number: int) -> bytes:
@@ -58,6 +34,15 @@ def delimited(field: int, payload: bytes) -> bytes:
 def number(field: int, value: int) -> bytes:
     """One whole number, left out when zero as the encoding has it."""
     return varint(field << 3 | _VARINT) + varint(value) if value else b""
+
+
+def plain(field: int, value: int) -> bytes:
+    """One whole number from 0, truth value or enumeration, written also when zero."""
+    return varint(field << 3 | _VARINT) + varint(value)
+
+
+def double(field: int, value: float) -> bytes:
+    return varint(field << 3 | _FIXED64) + struct.pack("<d", value)
 
 
 def duration(seconds: float) -> bytes:
