@@ -1,0 +1,95 @@
+"""What the watch layer makes of events, and how kopf is configured."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmrollouts.api import labels
+from llmrollouts.api.manifest import Manifest
+from llmrollouts.controller.keys import Key
+from llmrollouts.controller.versions import Versions
+from llmrollouts.controller.watch import WATCHED, Watch, make_settings
+from llmrollouts.controller.watch_age import WatchAges
+from llmrollouts.kube.port import LLM_DEPLOYMENT, POD
+
+CHAT = Key("prod", "chat")
+
+
+def make_deployment(version: str, uid: str = "u1") -> Manifest:
+    metadata = {"namespace": "prod", "name": "chat", "uid": uid, "resourceVersion": version}
+    return {"metadata": metadata}
+
+
+def make_pod(version: str) -> Manifest:
+    given = make_deployment(version, "p1")
+    given["metadata"] |= {"name": "chat-x-1", "labels": {labels.DEPLOYMENT: "chat"}}
+    return given
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.nudged: list[Key] = []
+        self.versions = Versions()
+
+        def no_login() -> None:
+            raise AssertionError("no request is made here")
+
+        self.watch = Watch(
+            no_login,  # type: ignore[arg-type]
+            None,
+            self.nudged.append,
+            self.versions,
+            WatchAges(WATCHED),
+        )
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+def test_an_event_nudges_the_deployment_or_the_owner_of_the_child(listener: Listener) -> None:
+    listener.watch.notice(LLM_DEPLOYMENT, {"type": "ADDED", "object": make_deployment("1")})
+    listener.watch.notice(POD, {"type": "MODIFIED", "object": make_pod("2")})
+    assert listener.nudged == [CHAT, CHAT]
+
+
+def test_what_the_last_round_has_read_or_written_is_no_news(listener: Listener) -> None:
+    listener.versions.note(CHAT, [make_deployment("1"), make_pod("2")])
+    listener.versions.note_written(CHAT, make_deployment("3"))
+    listener.watch.notice(LLM_DEPLOYMENT, {"type": None, "object": make_deployment("3")})
+    listener.watch.notice(POD, {"type": None, "object": make_pod("2")})
+    assert listener.nudged == []
+
+
+def test_r31_any_other_version_is_news_the_older_ones_too(listener: Listener) -> None:
+    listener.versions.note(CHAT, [make_deployment("5")])
+    for version in ("4", "6"):
+        event = {"type": "MODIFIED", "object": make_deployment(version)}
+        listener.watch.notice(LLM_DEPLOYMENT, event)
+    listener.watch.notice(POD, {"type": "ADDED", "object": make_pod("5")})
+    assert listener.nudged == [CHAT] * 3
+
+
+def test_a_deletion_is_always_news(listener: Listener) -> None:
+    listener.versions.note(CHAT, [make_pod("2")])
+    listener.watch.notice(POD, {"type": "DELETED", "object": make_pod("2")})
+    assert listener.nudged == [CHAT]
+
+
+def test_objects_without_our_label_are_nobodys(listener: Listener) -> None:
+    stranger = make_pod("2")
+    stranger["metadata"]["labels"] = {}
+    listener.watch.notice(POD, {"type": "ADDED", "object": stranger})
+    assert listener.nudged == []
+
+
+def test_kopf_only_watches() -> None:
+    settings = make_settings()
+    assert settings.peering.standalone
+    assert settings.scanning.disabled
+    assert not settings.posting.enabled
+    assert settings.networking.request_timeout == 30
+    assert settings.networking.connect_timeout == 10
+    pauses = iter(settings.networking.error_backoffs)  # type: ignore[arg-type]
+    assert [next(pauses) for _ in range(100)][-1] == 5.0
