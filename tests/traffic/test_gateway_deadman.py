@@ -53,7 +53,7 @@ async def test_a_share_runs_out_by_itself_when_the_operator_is_gone(
                 zero_at = asyncio.get_running_loop().time()
                 await asyncio.sleep(0.5)
             assert users.statuses().keys() == {200}
-            assert users.by_revision()["v2"] > 100
+            assert users.by_revision()["v2"] > 20
             assert users.since(zero_at).by_revision().keys() == {"v1"}
 
 
@@ -128,9 +128,9 @@ async def test_a_promotion_sends_nobody_back(tmp_path: Path, v1: Worker, v2: Wor
             await control.settle_on(clearing)
             await asyncio.sleep(0.5)
         assert users.statuses().keys() == {200}
-        assert users.by_revision()["v1"] > 50
+        assert users.by_revision()["v1"] > 5
         after = users.since(all_new_at)
-        assert len(after.answers) > 500
+        assert len(after.answers) > 100
         assert after.by_revision().keys() == {"v2"}
         assert await proxy.layer() == {}
         # A rollback after it is a swap of the default.

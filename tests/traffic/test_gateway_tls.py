@@ -6,8 +6,12 @@ import asyncio
 import contextlib
 from pathlib import Path
 
+import grpc
 import pytest
+from envoy_data_plane.envoy.config.core.v3 import Node
+from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryRequest
 
+from llmrollouts.traffic.kinds import Kind
 from llmrollouts.traffic.tls import GATEWAY_IDENTITY, KeyFiles, make_credentials
 from tests.traffic.certificates import Authority, make_authority
 from tests.traffic.control import UID, canary, make_traffic, stable, start_control
@@ -69,7 +73,7 @@ async def test_keys_are_renewed_on_both_sides_without_a_restart_and_without_a_lo
     assert users.by_revision().keys() == {"v1", "v2"}
 
 
-@pytest.mark.parametrize("case", ["other authority", "not a gateway", "no certificate"])
+@pytest.mark.parametrize("case", ["other authority", "not a gateway", "no TLS"])
 async def test_a_peer_that_is_no_gateway_is_told_nothing(
     tmp_path: Path, v1: Worker, case: str
 ) -> None:
@@ -85,7 +89,7 @@ async def test_a_peer_that_is_no_gateway_is_told_nothing(
         case _:
             mount(authority, client, 1, GATEWAY_IDENTITY)
     wanted = make_traffic(stable(v1.endpoint))
-    name = SERVER if case != "no certificate" else None
+    name = SERVER if case != "no TLS" else None
     async with (
         start_control(wanted, credentials=make_credentials(KeyFiles(server))) as control,
         start_proxy(tmp_path, control.port, server_name=name, tls_folder=client) as proxy,
@@ -111,3 +115,26 @@ async def test_a_gateway_does_not_listen_to_a_server_that_is_not_the_operator(
     ):
         await asyncio.sleep(2)
         assert not await proxy.is_ready()
+
+
+async def test_a_client_without_a_certificate_is_refused(tmp_path: Path, v1: Worker) -> None:
+    authority = make_authority()
+    mount(authority, tmp_path / "server", 1, SERVER)
+    method = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
+    first = bytes(DiscoveryRequest(node=Node(id="gateway-0"), type_url=Kind.ROUTES.value))
+    async with (
+        start_control(
+            make_traffic(stable(v1.endpoint)),
+            credentials=make_credentials(KeyFiles(tmp_path / "server")),
+        ) as control,
+        grpc.aio.secure_channel(
+            f"127.0.0.1:{control.port}",
+            grpc.ssl_channel_credentials(root_certificates=authority.pem),
+            options=[("grpc.ssl_target_name_override", SERVER)],
+        ) as channel,
+    ):
+        call = channel.stream_stream(method)(iter([first]))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await asyncio.wait_for(call.read(), 10)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert control.traffic.observe(UID).gateways == 1  # the expected one, and no other

@@ -102,6 +102,11 @@ class Catalogue:
             self._next(Kind.SHARES)
         self._replace_clusters(entry.translation, None)
 
+    @property
+    def has_shares(self) -> bool:
+        """Some share or mirror is above 0 in the layer."""
+        return any(entry.effective for entry in self.entries.values())
+
     def listener(self, port: int) -> bytes:
         return encode(Listener, make_listener(self.settings, port))
 

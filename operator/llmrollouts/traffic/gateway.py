@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 # How often streams look at the time: for heartbeats, expired leases and a lost leadership.
 _TICK: Final = 0.25
+_IDLE_TICK: Final = 1.0
 
 
 class EnvoyTraffic:
@@ -164,7 +165,7 @@ class EnvoyTraffic:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(_TICK)
+            await asyncio.sleep(_TICK if self._catalogue.has_shares else _IDLE_TICK)
             for uid in self._leases.take_expired(self._clock()):
                 entry = self._catalogue.entries.get(uid)
                 if entry is not None and entry.effective:

@@ -76,6 +76,9 @@ class GatewayStream:
         self._clusters: dict[str, bytes] = {}
         self._clusters_acked: frozenset[str] = frozenset()
         self._clusters_at = opened_at
+        # Something other than the catalogue asks for another look at what was sent.
+        self._review_clusters = True
+        self._review_assignments = True
         # Clusters that routes of this gateway name, acknowledged or on their way.
         self._referenced: frozenset[str] = frozenset()
         self._assignments_sent: dict[str, int] = {}
@@ -121,6 +124,7 @@ class GatewayStream:
             # A gateway that comes back: it may be using all of these.
             self._referenced |= names
         channel.names = names
+        self._review_assignments = True
 
     def _forget_assignments(self, sent: _Sent) -> None:
         """Refused endpoints were not taken in; they are sent again when they change."""
@@ -137,6 +141,7 @@ class GatewayStream:
             case Kind.ROUTES:
                 in_flight = [later.names for later in channel.unanswered.values()]
                 self._referenced = sent.names.union(*in_flight)
+                self._review_clusters = True
             case Kind.SHARES if sent.generation < 0:
                 channel.acked_generation = -1
             case _:
@@ -194,9 +199,10 @@ class GatewayStream:
     def _send_clusters(self, now: float) -> Response | None:
         channel = self._channels[Kind.CLUSTERS]
         generation = self._catalogue.generation[Kind.CLUSTERS]
-        target = dict(self._catalogue.clusters)
-        if channel.sent_generation == generation and self._clusters.keys() == target.keys():
+        if channel.sent_generation == generation and not self._review_clusters:
             return None
+        self._review_clusters = False
+        target = dict(self._catalogue.clusters)
         for name in self._referenced - target.keys():
             parsed = ClusterName.parse(name)
             if parsed is not None:
@@ -209,6 +215,7 @@ class GatewayStream:
             if self._clusters.get(name) != data:
                 # A new or changed cluster waits for its endpoints, even for the same ones.
                 self._assignments_sent.pop(name, None)
+        self._review_assignments = True
         self._clusters, self._clusters_at = target, now
         return self._send(
             Kind.CLUSTERS, _Sent(generation, names=frozenset(target)), list(target.values())
@@ -219,10 +226,9 @@ class GatewayStream:
         if channel is None:
             return None
         generation = self._catalogue.generation[Kind.ENDPOINTS]
-        if channel.sent_generation == generation and self._assignments_sent.keys() >= (
-            channel.names & self._catalogue.assignments.keys()
-        ):
+        if channel.sent_generation == generation and not self._review_assignments:
             return None
+        self._review_assignments = False
         channel.sent_generation = generation
         due: list[tuple[str, int]] = []
         bodies: list[bytes] = []
