@@ -72,6 +72,7 @@ class Proxy:
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)  # a test may have frozen it
             self.process.send_signal(how)
             self.process.wait(timeout=20)
             self.process = None
