@@ -143,8 +143,11 @@ class ApiServer:
 
 
 @contextlib.contextmanager
-def start_apiserver(folder: Path) -> Iterator[ApiServer]:
-    """Start etcd and an API server that keep everything in ``folder``; stop them at the end."""
+def start_apiserver(folder: Path, arguments: Sequence[str] = ()) -> Iterator[ApiServer]:
+    """Start etcd and an API server that keep everything in ``folder``; stop them at the end.
+
+    arguments: more of the API server's own, an audit log for example.
+    """
     apiserver, etcd, setpriv = _find_apiserver(), _find("etcd"), _find("setpriv")
     folder.mkdir(parents=True, exist_ok=True)
     _write_certificates(folder)
@@ -169,7 +172,7 @@ def start_apiserver(folder: Path) -> Iterator[ApiServer]:
             stack,
             server,
             server.log_file,
-            [*tied, apiserver, *_apiserver_arguments(folder, etcd_port, port)],
+            [*tied, apiserver, *_apiserver_arguments(folder, etcd_port, port), *arguments],
         )
         _wait_for(lambda: _is_ready(server), START_SECONDS, f"{url}/readyz")
         yield server
