@@ -345,6 +345,20 @@ class Contract:
         assert replaced["revision"] == 2
         assert replaced["data"] == {"a": 1}
 
+    @pytest.mark.parametrize(
+        "data", [{"b": 1, "a": {"d": [1, 2], "c": None}}, {"a": "{% if x < 1 && y > 2 %} ä \u2028"}]
+    )
+    async def test_a_revision_can_be_annotated_and_renumbered_whatever_its_data(
+        self, kube: Kube, space: str, data: Manifest
+    ) -> None:
+        created = await kube.create(CONTROLLER_REVISION, revision(space, data))
+        name = created["metadata"]["name"]
+        annotate = {"op": "add", "path": "/metadata/annotations", "value": {labels.REJECTED: "{}"}}
+        renumber = {"op": "replace", "path": "/revision", "value": 7}
+        patched = await kube.patch(CONTROLLER_REVISION, space, name, [annotate, renumber])
+        assert patched["revision"] == 7
+        assert patched["data"] == data
+
     async def test_a_sealed_config_map_never_changes(self, kube: Kube, space: str) -> None:
         await kube.apply(CONFIG_MAP, {**config_map(space, a="1"), "immutable": True})
         with pytest.raises(Rejected, match="immutable"):

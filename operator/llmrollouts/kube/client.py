@@ -25,6 +25,7 @@ from llmrollouts.api.labels import FIELD_MANAGER
 from llmrollouts.api.manifest import Manifest
 from llmrollouts.kube.answers import error_of, error_of_apply, error_of_patch
 from llmrollouts.kube.connection import BEARER, Connection, NoConnection
+from llmrollouts.kube.encoding import encode
 from llmrollouts.kube.port import Kind, NotFound, Rejected, Transient
 
 LOG: Final = logging.getLogger(__name__)
@@ -78,6 +79,15 @@ class KubeClient:
             "cookie_jar": aiohttp.DummyCookieJar(),
         }
         self._rest = RESTClientObject(configuration)
+        self._route: dict[str, Any] = {
+            name: value
+            for name, value in (
+                ("server_hostname", configuration.tls_server_name),
+                ("proxy", self._rest.proxy),
+                ("proxy_headers", self._rest.proxy_headers),
+            )
+            if value
+        }
 
     async def __aenter__(self) -> KubeClient:
         return self
@@ -191,6 +201,13 @@ class KubeClient:
         to_error = {"patch": error_of_patch, "apply": error_of_apply}.get(request.verb, error_of)
         raise to_error(request.action, code, headers, data)
 
+    def _session(self) -> aiohttp.ClientSession:
+        """The official client's own session: its TLS, its proxy; only the bytes are ours."""
+        if self._rest.pool_manager is None:
+            self._rest.pool_manager = self._rest._create_pool_manager()
+        session: aiohttp.ClientSession = self._rest.pool_manager
+        return session
+
     async def _send(self, request: _Request, path: str) -> tuple[int, Any, bytes]:
         headers = {"Accept": _JSON, "User-Agent": _USER_AGENT, "Content-Type": request.content_type}
         credential = await self._connection.configuration.get_api_key_with_prefix(BEARER)
@@ -201,12 +218,13 @@ class KubeClient:
         started = time.monotonic()
         code = 0
         try:
-            answer = await self._rest.request(
+            answer = await self._session().request(
                 request.method,
                 url,
                 headers=headers,
-                body=request.body,
-                _request_timeout=request.limit,
+                data=None if request.body is None else encode(request.body),
+                timeout=request.limit,
+                **self._route,
             )
             data: bytes = await answer.read()
             code = answer.status
