@@ -1,4 +1,4 @@
-"""The operator's process: which parts there are, in which order they start, and how it ends.
+"""The operator's process: in which order its parts start, and how it ends.
 
     wait for the API server ── read all, program what is committed (shares 0) ── watch
         └── campaign ──> lead: certificates, read all again, program, let the gateways hear,
@@ -21,16 +21,8 @@ from typing import Any, Final, TypeVar
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from llmrollouts.controller.act import Actor
-from llmrollouts.controller.children import ChildrenKeeper
-from llmrollouts.controller.complaints import Complaints
 from llmrollouts.controller.configuration import Configuration
-from llmrollouts.controller.credentials import XdsKeys
-from llmrollouts.controller.events import EventRecorder
-from llmrollouts.controller.fence import FencedWriter
-from llmrollouts.controller.follow import DELAY, Follower
-from llmrollouts.controller.gates import NoGates
-from llmrollouts.controller.gateways import GatewayRoster
+from llmrollouts.controller.follow import DELAY
 from llmrollouts.controller.health import (
     HealthPage,
     LoopMonitor,
@@ -39,23 +31,15 @@ from llmrollouts.controller.health import (
     check_watches,
 )
 from llmrollouts.controller.keys import Key
-from llmrollouts.controller.leadership import ElectedLeadership
 from llmrollouts.controller.login import log_in
-from llmrollouts.controller.observe import Observer
-from llmrollouts.controller.queue import Outcome, WorkQueue
-from llmrollouts.controller.reconcile import Reconciler
-from llmrollouts.controller.resync import Resync
-from llmrollouts.controller.takeover import Programmed, TakeOver
+from llmrollouts.controller.parts import Hooks, Parts, assemble
+from llmrollouts.controller.queue import Outcome
+from llmrollouts.controller.takeover import Programmed
 from llmrollouts.controller.telemetry import Telemetry
-from llmrollouts.controller.versions import Versions
-from llmrollouts.controller.watch import WATCHED, Watch
-from llmrollouts.controller.watch_age import WatchAges
-from llmrollouts.kube.client import KubeClient
-from llmrollouts.kube.connection import connect
-from llmrollouts.kube.elector import Elector, LeadershipLost, make_identity
+from llmrollouts.controller.watch import Watch
+from llmrollouts.kube.connection import NoConnection
+from llmrollouts.kube.elector import LeadershipLost
 from llmrollouts.kube.port import LLM_DEPLOYMENT, KubeError, NotFound
-from llmrollouts.rollout.plan import plan
-from llmrollouts.traffic.gateway import EnvoyTraffic
 from llmrollouts.traffic.tls import make_credentials
 
 LOG: Final = logging.getLogger(__name__)
@@ -64,6 +48,7 @@ LOG: Final = logging.getLogger(__name__)
 _ROUNDS_GRACE: Final = 2.0
 _EVENTS_GRACE: Final = 0.5
 _LEASE_GRACE: Final = 1.5
+_CLOSE_GRACE: Final = 0.5
 _RETRY: Final = 0.5
 _CERTIFICATES: Final = 3600.0
 _REMIND: Final = 60.0
@@ -71,7 +56,6 @@ _REMIND: Final = 60.0
 _SILENCE: Final = 15.0
 # Rounds of settled deployments, after a take-over for example: this many a second.
 _SPREAD_RATE: Final = 10.0
-
 
 # Parts that come to an end while the process goes on.
 _FINITE: Final = frozenset({"start", "take-over"})
@@ -85,8 +69,6 @@ class Operator:
     ) -> None:
         self._configuration = configuration
         self._telemetry = Telemetry(registry)
-        self._ages = WatchAges(WATCHED)
-        self._versions = Versions()
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._answered_at = float("-inf")
@@ -98,8 +80,22 @@ class Operator:
     async def run(self) -> int:
         """The exit code: 0 after SIGTERM, 1 when this process must not go on."""
         self._take_signals()
+        hooks = Hooks(
+            end=self.end,
+            lead=lambda epoch: self._spawn("take-over", self._lead(epoch)),
+            round=self._round,
+            nudge=self._nudge,
+            gateways_changed=lambda: self._spread(self._parts.reconciler.known()),
+            on_request=self._count_request,
+        )
         try:
-            await self._assemble()
+            self._parts = await assemble(self._configuration, self._telemetry, hooks)
+        except NoConnection as error:
+            self.end(1, str(error))
+            return 1
+        self._page = self._make_page(self._parts)
+        try:
+            await self._page.start(self._configuration.http_host, self._configuration.http_port)
             self._spawn("start", self._start())
             return await self._ended
         finally:
@@ -112,7 +108,6 @@ class Operator:
         if not self._ended.done():
             level = logging.INFO if code == 0 else logging.ERROR
             LOG.log(level, "Ended the operator", extra={"code": code, "reason": reason})
-            self._leading = False
             self._ended.set_result(code)
 
     def _take_signals(self) -> None:
@@ -121,105 +116,42 @@ class Operator:
             loop.add_signal_handler(number, self.end, 0, f"received {number.name}")
 
     async def _stop(self) -> None:
-        graceful = self._ended.done() and self._ended.result() == 0
-        if graceful:
-            if not await self._queue.stop(_ROUNDS_GRACE):
-                LOG.warning("Stopped with rounds running", extra={"rounds": self._queue.running})
-            await self._events.flush(_EVENTS_GRACE)
-            try:
-                await asyncio.wait_for(self._elector.release(), _LEASE_GRACE)
-            except TimeoutError:
-                LOG.warning("Left the lease to run out")
+        parts = self._parts
+        if self._ended.done() and self._ended.result() == 0:
+            if not await parts.queue.stop(_ROUNDS_GRACE):
+                LOG.warning("Stopped with rounds running", extra={"rounds": parts.queue.running})
+            await parts.events.flush(_EVENTS_GRACE)
+            await _bounded(parts.elector.release(), _LEASE_GRACE)
         else:
             # Not leading any more: no stream may hear another word of this process.
-            self._traffic.restrict()
+            parts.traffic.restrict()
         for task in self._tasks:
             task.cancel()
-        await self._traffic.stop()
-        await self._health.stop()
+        await _bounded(parts.traffic.stop(), _CLOSE_GRACE)
+        await _bounded(self._page.stop(), _CLOSE_GRACE)
 
-    # What there is.
+    # What it shows.
 
-    async def _assemble(self) -> None:
-        given = self._configuration
-        self._client = KubeClient(await connect(given.kubeconfig), self._count_request)
-        self._lease_client = KubeClient(
-            await connect(given.kubeconfig), self._count_request, connections=2
-        )
-        self._elector = Elector(
-            self._lease_client,
-            given.namespace,
-            given.lease,
-            make_identity(given.pod, given.pod_uid),
-            on_started=lambda epoch: self._spawn("take-over", self._lead(epoch)),
-            on_stopped=lambda reason: self.end(1, f"leadership lost: {reason}"),
-        )
-        self._leadership = ElectedLeadership(self._elector)
-        self._traffic = EnvoyTraffic(self._leadership, given.gateways)
-        writer = FencedWriter(self._client, self._leadership)
-        self._keys = XdsKeys(self._client, writer, given.namespace)
-        self._events = EventRecorder(writer, given.pod, on_lost=self._telemetry.count_lost_event)
-        observer = Observer(
-            self._client, self._traffic, NoGates(), self._versions, self._ages.note_read
-        )
-        complaints = Complaints(self._client, writer, self._events, self._versions)
-        children = ChildrenKeeper(self._client, writer, self._versions)
-        actor = Actor(
-            writer,
-            children,
-            self._traffic,
-            self._leadership,
-            self._events,
-            self._versions,
-            self._telemetry,
-        )
-        self._reconciler = Reconciler(
-            observer,
-            plan,
-            actor,
-            complaints,
-            self._traffic,
-            given.workers,
-            self._leadership,
-            self._telemetry,
-            self._versions,
-            stop=lambda reason: self.end(1, reason),
-        )
-        self._follower = Follower(observer, self._reconciler, self._traffic, given.workers)
-        self._queue: WorkQueue[Key] = WorkQueue(self._round, given.rounds)
-        self._take_over = TakeOver(
-            self._client, observer, plan, self._traffic, given.workers, given.namespaces
-        )
-        self._roster = GatewayRoster(
-            self._client,
-            given.namespace,
-            given.gateway_service,
-            self._traffic.set_gateways,
-            on_change=lambda: self._spread(self._reconciler.known()),
-        )
-        self._show()
-        self._health = HealthPage(
-            self._telemetry.registry,
-            alive=(
-                check_rounds(self._queue.longest_running),
-                check_movement(self._queue.oldest_waiting, self._queue.seconds_since_start),
-                check_watches(self._ages.age, self._ages.lag, self._api_answers),
-            ),
-            ready=(lambda: None if self._started else "the deployments are not read yet",),
-        )
-        await self._health.start(given.http_host, given.http_port)
-
-    def _show(self) -> None:
-        show, queue = self._telemetry.show, self._queue
-        show("leader", "1 while this replica leads.", lambda: float(self._elector.is_leader()))
-        show("epoch", "How often leadership has changed.", lambda: float(self._elector.epoch))
+    def _make_page(self, parts: Parts) -> HealthPage:
+        show, each, queue = self._telemetry.show, self._telemetry.show_each, parts.queue
+        elector, ages = parts.elector, parts.ages
+        show("leader", "1 while this replica leads.", lambda: float(elector.is_leader()))
+        show("epoch", "How often leadership has changed.", lambda: float(elector.epoch))
         show("queue_depth", "Keys that wait for a worker.", lambda: float(queue.depth))
         show("queue_oldest_seconds", "Age of the longest waiting key.", queue.oldest_waiting)
         show("round_oldest_seconds", "Age of the oldest running round.", queue.longest_running)
         show("queue_backing_off", "Keys whose last round failed.", lambda: float(queue.backing_off))
-        each = self._telemetry.show_each
-        each("watch_age_seconds", "Since a watch last showed life.", "kind", self._ages.age)
-        each("watch_lag_seconds", "How long a watch is behind.", "kind", self._ages.lag)
+        each("watch_age_seconds", "Since a watch last showed life.", "kind", ages.age)
+        each("watch_lag_seconds", "How long a watch is behind.", "kind", ages.lag)
+        return HealthPage(
+            self._telemetry.registry,
+            alive=(
+                check_rounds(queue.longest_running),
+                check_movement(queue.oldest_waiting, queue.seconds_since_start),
+                check_watches(ages.age, ages.lag, self._api_answers),
+            ),
+            ready=(lambda: None if self._started else "the deployments are not read yet",),
+        )
 
     def _count_request(self, verb: str, kind: str, code: int, seconds: float) -> None:
         self._telemetry.count_request(verb, kind, code, seconds)
@@ -235,28 +167,21 @@ class Operator:
         self._spawn("loop monitor", LoopMonitor(self._telemetry.loop_lag.set).run())
         await self._wait_for_api()
         self._adopt(await self._insist("read the deployments", lambda: self._program(None)))
-        self._spawn("queue", self._queue.run())
+        self._spawn("queue", self._parts.queue.run())
         watch = Watch(
             lambda: log_in(self._configuration.kubeconfig),
             self._configuration.namespaces,
             self._nudge,
-            self._versions,
-            self._ages,
+            self._parts.versions,
+            self._parts.ages,
             on_started=self._take_signals,
         )
         self._spawn("watch", watch.run())
-        self._spawn("gateways", self._roster.run())
-        self._spawn("events", self._events.run())
-        resync = Resync(
-            self._client,
-            self._configuration.namespaces,
-            self._versions,
-            self._reconciler.known,
-            self._nudge,
-        )
-        self._spawn("resync", resync.run())
+        self._spawn("gateways", self._parts.roster.run())
+        self._spawn("events", self._parts.events.run())
+        self._spawn("resync", self._parts.resync.run())
         self._spawn("certificates", self._keep_certificates())
-        self._spawn("elector", self._elector.run())
+        self._spawn("elector", self._parts.elector.run())
         self._started = True
 
     async def _wait_for_api(self) -> None:
@@ -265,7 +190,7 @@ class Operator:
         while True:
             try:
                 for place in self._configuration.namespaces or (None,):
-                    await self._client.list(LLM_DEPLOYMENT, place)
+                    await self._parts.client.list(LLM_DEPLOYMENT, place)
                 return
             except NotFound as error:
                 problem = f"{error}: is the CustomResourceDefinition installed?"
@@ -282,11 +207,11 @@ class Operator:
             await self._serve()
         while not self._ended.done():
             try:
-                if self._elector.is_leader():
-                    await self._keys.ensure()
+                if self._parts.elector.is_leader():
+                    await self._parts.keys.ensure()
                 else:
-                    await self._keys.load()
-                if self._serving is None and self._keys.there():
+                    await self._parts.keys.load()
+                if self._serving is None and self._parts.keys.there():
                     await self._serve()
                 pause = _CERTIFICATES if self._serving is not None else _RETRY
             except NotFound:
@@ -306,23 +231,23 @@ class Operator:
 
     async def _serve(self) -> None:
         given = self._configuration
-        credentials = make_credentials(self._keys) if given.xds_tls else None
+        credentials = make_credentials(self._parts.keys) if given.xds_tls else None
         address = f"{given.xds_host}:{given.xds_port}"
-        self._serving = await self._traffic.start(address, credentials)
-        await self._insist("list the gateways", self._roster.read)
-        self._traffic.open()
+        self._serving = await self._parts.traffic.start(address, credentials)
+        await self._insist("list the gateways", self._parts.roster.read)
+        self._parts.traffic.open()
         LOG.info("Opened the xDS port", extra={"port": self._serving})
 
     async def _lead(self, epoch: int) -> None:
         self._led.set()
         began = time.monotonic()
-        await self._insist("list the gateways", self._roster.read)
+        await self._insist("list the gateways", self._parts.roster.read)
         found = await self._insist("read the deployments", lambda: self._program(epoch))
-        self._leadership.take_over()
+        self._parts.leadership.take_over()
         self._leading = True
         self._adopt(found)
         for key in found.urgent | found.failed:
-            self._queue.nudge(key)
+            self._parts.queue.nudge(key)
         self._spread(found.uids.keys() - found.urgent - found.failed)
         names = {
             "epoch": epoch,
@@ -334,31 +259,31 @@ class Operator:
         LOG.info("Took over", extra=names)
 
     async def _program(self, epoch: int | None) -> Programmed:
-        return await self._take_over.program_all(epoch)
+        return await self._parts.take_over.program_all(epoch)
 
     def _adopt(self, found: Programmed) -> None:
-        for key in self._reconciler.known() - found.uids.keys():
-            self._reconciler.forget(key)
+        for key in self._parts.reconciler.known() - found.uids.keys():
+            self._parts.reconciler.forget(key)
         for key, uid in found.uids.items():
-            self._reconciler.adopt(key, uid)
+            self._parts.reconciler.adopt(key, uid)
 
     # What runs.
 
     async def _round(self, key: Key) -> Outcome:
         if self._leading:
-            return await self._reconciler.reconcile(key)
-        return await self._follower.follow(key)
+            return await self._parts.reconciler.reconcile(key)
+        return await self._parts.follower.follow(key)
 
     def _nudge(self, key: Key) -> None:
         if self._leading:
-            self._queue.nudge(key)
+            self._parts.queue.nudge(key)
         else:
-            self._queue.wake_after(key, DELAY)
+            self._parts.queue.wake_after(key, DELAY)
 
     def _spread(self, keys: Collection[Key]) -> None:
         """A round for each of these, without haste."""
         for number, key in enumerate(sorted(keys)):
-            self._queue.wake_after(key, (number + 1) / _SPREAD_RATE)
+            self._parts.queue.wake_after(key, (number + 1) / _SPREAD_RATE)
 
     async def _insist(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try until the API server answers."""
@@ -386,3 +311,11 @@ class Operator:
         else:
             if name not in _FINITE:
                 self.end(1, f"{name} ended")
+
+
+async def _bounded(work: Awaitable[None], seconds: float) -> None:
+    """What is not done in time is left undone: the process ends anyway."""
+    try:
+        await asyncio.wait_for(work, seconds)
+    except TimeoutError:
+        LOG.warning("Left something undone at the end", extra={"seconds": seconds})

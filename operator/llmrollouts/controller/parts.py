@@ -1,0 +1,127 @@
+"""The parts of the operator's process and how they hang together: the composition root.
+
+It decides nothing and starts nothing: controller/operator does. Where gates plug in is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from llmrollouts.controller.act import Actor
+from llmrollouts.controller.children import ChildrenKeeper
+from llmrollouts.controller.complaints import Complaints
+from llmrollouts.controller.configuration import Configuration
+from llmrollouts.controller.credentials import XdsKeys
+from llmrollouts.controller.events import EventRecorder
+from llmrollouts.controller.fence import FencedWriter
+from llmrollouts.controller.follow import Follower
+from llmrollouts.controller.gates import NoGates
+from llmrollouts.controller.gateways import GatewayRoster
+from llmrollouts.controller.keys import Key
+from llmrollouts.controller.leadership import ElectedLeadership
+from llmrollouts.controller.observe import Observer
+from llmrollouts.controller.queue import Outcome, WorkQueue
+from llmrollouts.controller.reconcile import Reconciler
+from llmrollouts.controller.resync import Resync
+from llmrollouts.controller.takeover import TakeOver
+from llmrollouts.controller.telemetry import Telemetry
+from llmrollouts.controller.versions import Versions
+from llmrollouts.controller.watch import WATCHED
+from llmrollouts.controller.watch_age import WatchAges
+from llmrollouts.kube.client import KubeClient, OnRequest
+from llmrollouts.kube.connection import connect
+from llmrollouts.kube.elector import Elector, make_identity
+from llmrollouts.rollout.plan import plan
+from llmrollouts.traffic.gateway import EnvoyTraffic
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the parts tell the process.
+
+    end: exit code and reason. lead: this process leads as of this epoch. round: one round for a
+    key, by the role of the moment. nudge: there is news of a key. spread: rounds without haste.
+    """
+
+    end: Callable[[int, str], None]
+    lead: Callable[[int], None]
+    round: Callable[[Key], Awaitable[Outcome]]
+    nudge: Callable[[Key], None]
+    gateways_changed: Callable[[], None]
+    on_request: OnRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    client: KubeClient
+    elector: Elector
+    leadership: ElectedLeadership
+    traffic: EnvoyTraffic
+    keys: XdsKeys
+    events: EventRecorder
+    reconciler: Reconciler
+    follower: Follower
+    queue: WorkQueue[Key]
+    take_over: TakeOver
+    roster: GatewayRoster
+    resync: Resync
+    versions: Versions
+    ages: WatchAges
+
+
+async def assemble(given: Configuration, telemetry: Telemetry, hooks: Hooks) -> Parts:
+    """Raises NoConnection when nothing says where the API server is."""
+    client = KubeClient(await connect(given.kubeconfig), hooks.on_request)
+    # A client of its own: no queue of other requests may delay a renewal.
+    lease_client = KubeClient(await connect(given.kubeconfig), hooks.on_request, connections=2)
+    elector = Elector(
+        lease_client,
+        given.namespace,
+        given.lease,
+        make_identity(given.pod, given.pod_uid),
+        on_started=hooks.lead,
+        on_stopped=lambda reason: hooks.end(1, f"leadership lost: {reason}"),
+    )
+    leadership = ElectedLeadership(elector)
+    traffic = EnvoyTraffic(leadership, given.gateways)
+    versions, ages = Versions(), WatchAges(WATCHED)
+    writer = FencedWriter(client, leadership)
+    events = EventRecorder(writer, given.pod, on_lost=telemetry.count_lost_event)
+    observer = Observer(client, traffic, NoGates(), versions, ages.note_read)
+    children = ChildrenKeeper(client, writer, versions)
+    actor = Actor(writer, children, traffic, leadership, events, versions, telemetry)
+    reconciler = Reconciler(
+        observer,
+        plan,
+        actor,
+        Complaints(client, writer, events, versions),
+        traffic,
+        given.workers,
+        leadership,
+        telemetry,
+        versions,
+        stop=lambda reason: hooks.end(1, reason),
+    )
+    return Parts(
+        client=client,
+        elector=elector,
+        leadership=leadership,
+        traffic=traffic,
+        keys=XdsKeys(client, writer, given.namespace),
+        events=events,
+        reconciler=reconciler,
+        follower=Follower(observer, reconciler, traffic, given.workers),
+        queue=WorkQueue(hooks.round, given.rounds),
+        take_over=TakeOver(client, observer, plan, traffic, given.workers, given.namespaces),
+        roster=GatewayRoster(
+            client,
+            given.namespace,
+            given.gateway_service,
+            traffic.set_gateways,
+            on_change=hooks.gateways_changed,
+        ),
+        resync=Resync(client, given.namespaces, versions, reconciler.known, hooks.nudge),
+        versions=versions,
+        ages=ages,
+    )
