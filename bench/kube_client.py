@@ -27,7 +27,7 @@ from llmrollouts.kube.client import KubeClient
 from llmrollouts.kube.connection import connect
 from llmrollouts.kube.port import CONFIG_MAP, DEPLOYMENT, LLM_DEPLOYMENT
 from tests.apiserver import ApiServer, start_apiserver
-from tests.kube.contract import config_map, deployment, llm_deployment
+from tests.kube.objects import config_map, deployment, llm_deployment
 
 Request = Callable[[], Awaitable[Any]]
 BURST = 100

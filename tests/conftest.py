@@ -9,6 +9,9 @@ import pytest
 
 from tests.apiserver import ApiServer, start_apiserver
 
+# They assert, and pytest does not collect them itself. Said here, before any test imports them.
+pytest.register_assert_rewrite("tests.kube.contract", "tests.rollout.rules")
+
 
 def pytest_sessionstart() -> None:
     """Say that there is no event loop, before anyone asks.

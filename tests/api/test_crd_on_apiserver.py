@@ -4,104 +4,34 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from llmrollouts.api import crd, engine_settings
-from llmrollouts.api.deployment import read_spec, write_status
+from llmrollouts.api import engine_settings
+from llmrollouts.api.deployment import read_spec
 from llmrollouts.api.spec import MAX_STEPS
-from llmrollouts.api.status import Condition, LLMDeploymentStatus, StepStatus
-from tests.apiserver import Answer, ApiServer
+from tests.api.manifests import (
+    COMMIT,
+    Applier,
+    Change,
+    canary,
+    engine,
+    make_manifest,
+    model,
+    name,
+    revision,
+    shadow,
+    spec,
+    steps,
+    variable,
+)
+from tests.apiserver import ApiServer
 
 pytestmark = pytest.mark.apiserver
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-Change = Callable[[dict[str, Any]], Any]
-
-
-class Applier:
-    """Sends manifests as strict server-side validation sees them, without storing them."""
-
-    def __init__(self, server: ApiServer, namespace: str) -> None:
-        self._server = server
-        self._path = f"/apis/llmrollouts.dev/v1alpha1/namespaces/{namespace}/llmdeployments"
-
-    def try_create(self, manifest: dict[str, Any]) -> Answer:
-        query = "?dryRun=All&fieldValidation=Strict"
-        return self._server.request("POST", self._path + query, manifest)
-
-    def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        answer = self._server.request("POST", self._path + "?fieldValidation=Strict", manifest)
-        assert answer.status == 201, answer.message
-        return dict(answer.body)
-
-    def put(self, manifest: dict[str, Any], part: str = "") -> Answer:
-        return self._server.request(
-            "PUT", f"{self._path}/{manifest['metadata']['name']}{part}", manifest
-        )
-
-    def get(self, name: str, part: str = "") -> dict[str, Any]:
-        return dict(self._server.request("GET", f"{self._path}/{name}{part}").body)
-
-
-@pytest.fixture
-def applier(apiserver: ApiServer, namespace: str) -> Applier:
-    return Applier(apiserver, namespace)
-
-
-def make_manifest(change: Change | None = None) -> dict[str, Any]:
-    manifest: dict[str, Any] = {
-        "apiVersion": "llmrollouts.dev/v1alpha1",
-        "kind": "LLMDeployment",
-        "metadata": {"name": "chat"},
-        "spec": {"replicas": 2, "revision": {"model": {"uri": f"hf://org/model@{COMMIT}"}}},
-    }
-    if change is not None:
-        change(manifest)
-    return manifest
-
-
-def spec(**fields: Any) -> Change:
-    return lambda manifest: manifest["spec"].update(fields)
-
-
-def revision(**fields: Any) -> Change:
-    return lambda manifest: manifest["spec"]["revision"].update(fields)
-
-
-def steps(*given: dict[str, Any]) -> Change:
-    return spec(strategy={"steps": list(given)})
-
-
-def canary(share: Any, duration: str = "10m") -> dict[str, Any]:
-    return {"canary": {"share": share, "duration": duration}}
-
-
-def shadow(share: Any) -> dict[str, Any]:
-    return {"shadow": {"share": share, "duration": "10m"}}
-
-
-def model(uri: str, **fields: Any) -> Change:
-    return revision(model={"uri": uri, **fields})
-
-
-def name(text: str) -> Change:
-    return lambda manifest: manifest["metadata"].update(name=text)
-
-
-def engine(**fields: Any) -> Change:
-    return revision(engine=fields)
-
-
-def variable(text: str) -> Change:
-    return engine(env=[{"name": text, "value": "x"}])
-
 
 SHARE = "the share of a step is above 0% and at most 100%"
 RISING = "the shares of the canary steps rise from step to step"
@@ -335,116 +265,3 @@ def test_kubectl_apply_tells_an_unknown_field(apiserver: ApiServer, namespace: s
     done = apiserver.kubectl("apply", "-n", namespace, "-f", "-", stdin=text)
     assert done.returncode != 0
     assert 'unknown field "spec.replcas"' in done.stderr
-
-
-def test_scale_changes_replicas_and_shows_the_workers(
-    apiserver: ApiServer, namespace: str, applier: Applier
-) -> None:
-    stored = applier.create(make_manifest())
-    status = LLMDeploymentStatus(replicas=3, ready_replicas=2, selector="a=b")
-    assert applier.put(write_status(stored, status), "/status").status == 200
-    done = apiserver.kubectl("scale", "-n", namespace, "llmd/chat", "--replicas=5")
-    assert done.returncode == 0, done.stderr
-    scale = applier.get("chat", "/scale")
-    assert scale["spec"]["replicas"] == 5
-    assert scale["status"] == {"replicas": 3, "selector": "a=b"}
-    refused = apiserver.kubectl("scale", "-n", namespace, "llmd/chat", "--replicas=0")
-    assert "greater than or equal to 1" in refused.stderr
-
-
-def make_status() -> LLMDeploymentStatus:
-    at = "2026-11-22T21:15:00.123456Z"
-    progressing = {
-        "type": "Progressing",
-        "status": "True",
-        "reason": "StepRunning",
-        "message": "m" * 5_000,
-        "lastTransitionTime": at,
-    }
-    step = {"index": 1, "kind": "Canary", "share": "0.5%", "startedAt": at, "heldSeconds": 1.5}
-    return LLMDeploymentStatus(
-        phase="Progressing",
-        stable_revision="bbbbbbbbbb",
-        canary_revision="cccccccccc",
-        share="0.5%",
-        step=StepStatus.model_validate(step),
-        conditions=[Condition.model_validate(progressing)],
-    )
-
-
-def test_what_the_operator_writes_is_stored_as_written(applier: Applier) -> None:
-    wanted = write_status(applier.create(make_manifest()), make_status())
-    answer = applier.put(wanted, "/status")
-    assert answer.status == 200, answer.message
-    # A status that came back otherwise would be written again in every round.
-    assert applier.get("chat")["status"] == wanted["status"]
-
-
-def test_columns_show_a_rollout_at_a_glance(
-    apiserver: ApiServer, namespace: str, applier: Applier
-) -> None:
-    applier.put(write_status(applier.create(make_manifest()), make_status()), "/status")
-    done = apiserver.kubectl("get", "llmd", "-n", namespace)
-    head, row = (line.split() for line in done.stdout.splitlines())
-    assert head == ["NAME", "PHASE", "STABLE", "CANARY", "STEP", "SHARE", "VERDICT", "AGE"]
-    assert row[:-1] == [
-        *("chat", "Progressing", "bbbbbbbbbb", "cccccccccc"),
-        *("2/5", "Canary", "0.5%", "StepRunning"),
-    ]
-
-
-def test_the_status_is_apart_from_the_spec(applier: Applier) -> None:
-    stored = applier.create(make_manifest())
-    stored["status"] = {"phase": "Serving"}
-    assert applier.put(stored).status == 200
-    assert "status" not in applier.get("chat")
-
-
-def test_a_status_of_nonsense_is_refused_where_its_form_is_wrong(applier: Applier) -> None:
-    stored = applier.create(make_manifest())
-    stored["status"] = {"phase": "Bogus", "step": 3}
-    answer = applier.put(stored, "/status")
-    assert answer.status == 422
-    assert "status.phase" in answer.message
-
-
-def _paths(node: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
-    for field, inner in node.get("properties", {}).items():
-        below = f"{path}.{field}"
-        yield below, inner.get("description", "")
-        yield from _paths(inner.get("items", inner), below)
-
-
-def test_kubectl_explain_works_on_every_field(apiserver: ApiServer) -> None:
-    version = crd.make_crd()["spec"]["versions"][0]
-    root = version["schema"]["openAPIV3Schema"]
-    done = apiserver.kubectl("explain", "llmd", "--recursive")
-    assert done.returncode == 0, done.stderr
-    assert "One large language model behind one address" in " ".join(done.stdout.split())
-    # kubectl prints what this document says, so all of it is compared, and a few are printed.
-    document = apiserver.request("GET", "/openapi/v3/apis/llmrollouts.dev/v1alpha1").body
-    schemas = document["components"]["schemas"]
-    (served,) = [s for n, s in schemas.items() if n.endswith(".LLMDeployment")]
-    expected = dict(
-        _paths({"properties": {k: root["properties"][k] for k in ("spec", "status")}}, "")
-    )
-    found = dict(_paths(served, ""))
-    assert expected.items() <= found.items()
-    assert all(expected.values())
-    for path in (
-        "spec.strategy.steps.canary.share",
-        "spec.revision.model.uri",
-        "status.warm.until",
-    ):
-        printed = apiserver.kubectl("explain", f"llmd.{path}")
-        assert printed.returncode == 0, printed.stderr
-        assert expected[f".{path}"][:60] in " ".join(printed.stdout.split())
-
-
-def test_the_short_name_the_category_and_the_kind_find_it(
-    apiserver: ApiServer, namespace: str, applier: Applier
-) -> None:
-    applier.create(make_manifest())
-    for word in ("llmd", "llm", "llmdeployment", "llmdeployments.llmrollouts.dev"):
-        done = apiserver.kubectl("get", word, "-n", namespace, "-o", "name")
-        assert done.stdout.strip() == "llmdeployment.llmrollouts.dev/chat", done.stderr

@@ -10,7 +10,7 @@ from llmrollouts.kube.port import CONFIG_MAP, DEPLOYMENT, POD, Conflict, NotFoun
 from tests.fakes.deployments import REPLICA_SET, Workers
 from tests.fakes.kube import FakeKube
 from tests.fakes.kube_faults import Crashed, Fault
-from tests.kube.contract import config_map, deployment
+from tests.kube.objects import config_map, deployment
 
 SPACE = "test"
 

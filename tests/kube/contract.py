@@ -28,6 +28,7 @@ from llmrollouts.kube.port import (
     StatusWriter,
     Writer,
 )
+from tests.kube.objects import config_map, deployment, llm_deployment, revision, version
 
 
 class Kube(Reader, Writer, StatusWriter, Protocol):
@@ -39,59 +40,6 @@ class Person(Protocol):
 
     def merge(self, kind: Kind, namespace: str, name: str, patch: Manifest) -> None:
         """A merge patch by field manager ``person``."""
-
-
-def config_map(namespace: str, name: str = "one", **data: str) -> Manifest:
-    metadata = {"namespace": namespace, "name": name}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
-
-
-def deployment(namespace: str, *env: str, replicas: int = 1) -> Manifest:
-    pod_labels = {"app": "x"}
-    engine = {
-        "name": "engine",
-        "image": "localhost/engine:1",
-        "env": [{"name": name, "value": "1"} for name in env],
-    }
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"namespace": namespace, "name": "workers"},
-        "spec": {
-            "replicas": replicas,
-            "selector": {"matchLabels": pod_labels},
-            "template": {"metadata": {"labels": pod_labels}, "spec": {"containers": [engine]}},
-        },
-    }
-
-
-def llm_deployment(namespace: str) -> Manifest:
-    return {
-        "apiVersion": labels.API_VERSION,
-        "kind": labels.KIND,
-        "metadata": {"namespace": namespace, "name": "chat"},
-        "spec": {
-            "replicas": 1,
-            "revision": {
-                "model": {"uri": "pvc://models/v1"},
-                "resources": {"limits": {"nvidia.com/gpu": "1"}},
-            },
-        },
-    }
-
-
-def revision(namespace: str, data: Manifest) -> Manifest:
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "ControllerRevision",
-        "metadata": {"namespace": namespace, "name": "chat-a"},
-        "data": data,
-        "revision": 1,
-    }
-
-
-def version(manifest: Manifest) -> str:
-    return str(manifest["metadata"]["resourceVersion"])
 
 
 class Contract:

@@ -16,6 +16,7 @@ from llmrollouts.kube.lease import LeaseTiming
 from llmrollouts.kube.port import LEASE, Kind, Transient
 from tests.fakes.kube import FakeKube
 
+TAKE_OVER = 9.0  # seconds: what the design promises
 SPACE, NAME = "llm-rollouts-system", "llm-rollouts"
 
 

@@ -7,7 +7,8 @@ from typing import Final
 
 from llmrollouts.api.status import LLMDeploymentStatus
 from llmrollouts.rollout.observation import Gate, SourceProblem
-from tests.rollout.world import SHORT_STEPS, World, make_spec
+from tests.rollout.specs import SHORT_STEPS, make_spec
+from tests.rollout.world import World
 
 Scenario = Callable[[], World]
 

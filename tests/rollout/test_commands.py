@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.rollout.scenarios import in_step, promoted, serving
-from tests.rollout.world import SHORT_STEPS, World, make_spec
+from tests.rollout.specs import SHORT_STEPS, make_spec
+from tests.rollout.world import World
 
 
 def told(world: World) -> tuple[str, str]:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.rollout.scenarios import at_rest, serving
-from tests.rollout.world import World, make_spec
+from tests.rollout.specs import make_spec
+from tests.rollout.world import World
 
 QUICK: list[dict[str, object]] = [
     {"shadow": {"share": "5%", "duration": "4s", "minRequests": 1}},

@@ -25,11 +25,13 @@ from llmrollouts.rollout.facts import Facts
 from llmrollouts.rollout.plan import plan
 from llmrollouts.rollout.recall import recall
 from tests.rollout.scenarios import at_rest, in_step, promoted, rolling, serving
-from tests.rollout.world import SETTINGS, SHORT_STEPS, START, World, make_spec
+from tests.rollout.sight import observe
+from tests.rollout.specs import SETTINGS, SHORT_STEPS, START, make_spec
+from tests.rollout.world import World
 
 
 def look(world: World, **traffic: Any) -> Plan:
-    seen = world.observe()
+    seen = observe(world)
     seen = replace(seen, traffic=replace(seen.traffic, **traffic))
     return plan(seen, SETTINGS, world.now, world.epoch)
 
@@ -323,7 +325,7 @@ def test_a_status_edited_to_nonsense_never_raises_and_heals(
     assert sound.stable_revision in {*world.records, None}
     assert sound.canary_revision is None or sound.step is not None
     # What was believed once is believed again: nothing is left to mend.
-    facts = Facts(world.observe(), SETTINGS, world.now, world.epoch)
+    facts = Facts(observe(world), SETTINGS, world.now, world.epoch)
     assert recall(sound, facts).notices == ()
 
 

@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from llmrollouts.api.share import Share
 from llmrollouts.api.status import LLMDeploymentStatus
 from llmrollouts.rollout.observation import Gate
-from tests.rollout.world import World, make_spec
+from tests.rollout.specs import make_spec
+from tests.rollout.world import World
 
 STEPS: list[dict[str, object]] = [
     {"shadow": {"share": "5%", "duration": "6s", "minRequests": 1}},

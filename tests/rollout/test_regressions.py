@@ -12,7 +12,9 @@ from llmrollouts.rollout.effects import ApplyWorkers, DeleteWorkers
 from llmrollouts.rollout.observation import Gate
 from llmrollouts.rollout.plan import plan
 from tests.rollout.scenarios import at_rest, in_step, promoted, rolling, serving
-from tests.rollout.world import SETTINGS, SHORT_STEPS, World, make_spec
+from tests.rollout.sight import observe
+from tests.rollout.specs import SETTINGS, SHORT_STEPS, make_spec
+from tests.rollout.world import World
 
 
 def condition(world: World, kind: str) -> tuple[str, str, str]:
@@ -42,10 +44,10 @@ def test_r02_a_share_rises_only_when_the_ready_workers_carry_it() -> None:
     world = in_step(2)
     world.run(lambda w: w.status.step is not None and w.status.step.index == 3)
     canary = world.status.canary_revision or ""
-    while world.observe().traffic.programmed is not None and world.share < Share.parse("50%"):
+    while observe(world).traffic.programmed is not None and world.share < Share.parse("50%"):
         world.round()
         world.advance(1)
-        ready = sum(p.ready for p in world.observe().pods if p.revision == canary)
+        ready = sum(p.ready for p in observe(world).pods if p.revision == canary)
         if world.share > Share.parse("25%"):
             assert ready >= 2
 
@@ -177,9 +179,9 @@ def test_r10_a_new_revision_leaves_any_state(phase: str) -> None:
 def test_r14_a_leader_of_an_older_term_changes_nothing() -> None:
     world = in_step(2)
     seen = replace(
-        world.observe(),
+        observe(world),
         deployment=replace(
-            world.observe().deployment, status=world.status.model_copy(update={"epoch": 7})
+            observe(world).deployment, status=world.status.model_copy(update={"epoch": 7})
         ),
     )
     made = plan(seen, SETTINGS, world.now, 6)
@@ -271,7 +273,7 @@ def test_r18_nothing_of_a_dead_revision_is_left() -> None:
 def test_r19_the_measured_share_stands_beside_the_share_asked_for() -> None:
     world = in_step(2)
     canary = world.status.canary_revision or ""
-    seen = world.observe()
+    seen = observe(world)
     measured = replace(seen.traffic, recent_live={canary: 0.0493}, recent_mirrored={canary: 0.181})
     later = world.now + timedelta(seconds=11)
     made = plan(replace(seen, traffic=measured), SETTINGS, later, world.epoch)

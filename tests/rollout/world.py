@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
-from llmrollouts.api.settings import OperatorSettings
-from llmrollouts.api.share import ALL, NONE, Share
+from llmrollouts.api.share import NONE, Share
 from llmrollouts.api.spec import LLMDeploymentSpec
 from llmrollouts.api.status import LLMDeploymentStatus
 from llmrollouts.resources.canonical import canonical_json
@@ -29,30 +28,22 @@ from llmrollouts.rollout.effects import (
 )
 from llmrollouts.rollout.intent import (
     DeploymentTraffic,
-    RequestCounts,
-    TrafficObservation,
     lowered,
 )
 from llmrollouts.rollout.observation import (
     ContainerDeath,
-    Deployment,
     Gate,
-    Observation,
     RevisionRecord,
     SourceProblem,
-    WorkerPod,
     WorkerSet,
 )
 from llmrollouts.rollout.plan import plan
+from tests.rollout.rules import check_deletion, check_plan
+from tests.rollout.sight import observe
+from tests.rollout.specs import SETTINGS, SHORT_STEPS, START, make_spec
 
-START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 TTL = 12.0
 LEASE = 8.0
-SETTINGS = OperatorSettings(
-    launcher_image="localhost/llm-rollouts-worker:1",
-    engine_image_gpu="localhost/engine:1",
-    require_digests=False,
-)
 
 
 class Crash(Exception):
@@ -68,33 +59,6 @@ class Pod:
     excused: bool = False
     deaths: list[ContainerDeath] = field(default_factory=list)
     broken: bool = False
-
-
-def make_spec(
-    model: str = "one",
-    *,
-    replicas: int = 4,
-    steps: list[dict[str, object]] | None = None,
-    **strategy: object,
-) -> LLMDeploymentSpec:
-    given: dict[str, object] = {**strategy}
-    if steps is not None:
-        given["steps"] = steps
-    return LLMDeploymentSpec.model_validate(
-        {
-            "replicas": replicas,
-            "revision": {"model": {"uri": f"file:///models/{model}"}},
-            "strategy": given,
-        }
-    )
-
-
-SHORT_STEPS: list[dict[str, object]] = [
-    {"shadow": {"share": "5%", "duration": "1m"}},
-    {"canary": {"share": "0.5%", "duration": "1m"}},
-    {"canary": {"share": "5%", "duration": "1m"}},
-    {"canary": {"share": "50%", "duration": "1m"}},
-]
 
 
 class World:
@@ -156,94 +120,17 @@ class World:
         self.starts_broken: set[str] = set()
         self.names: dict[str, str] = {}
 
-    # What the operator sees.
-
     @property
     def source(self) -> str:
         return canonical_json(self.spec.revision.model_dump(exclude_none=True, by_alias=True))
-
-    def observe(self) -> Observation:
-        return Observation(
-            deployment=Deployment(
-                namespace="prod",
-                name="chat",
-                uid="uid-1",
-                generation=self.generation,
-                spec=self.spec,
-                status=self.status,
-                deleting=self.deleting,
-                status_problem=self.status_problem,
-                command=self.command,
-                command_sequence=self.command_sequence,
-                command_applied=self.command_applied,
-            ),
-            source=self.source,
-            texts={} if self.problem else dict(self.texts),
-            problem=self.problem,
-            revisions=tuple(self.records.values()),
-            workers=tuple(self.workers.values()),
-            pods=tuple(self._see(pod) for pod in self.pods),
-            config_maps=frozenset(self.config_maps),
-            traffic=self._see_traffic(),
-            gates=self.gates,
-        )
-
-    def _see(self, pod: Pod) -> WorkerPod:
-        return WorkerPod(
-            name=pod.name,
-            uid=pod.name,
-            revision=pod.revision,
-            address=f"10.0.0.{int(pod.name.rsplit('-', 1)[1]) % 250}",
-            ready=self._is_ready(pod),
-            terminating=pod.leaves_at is not None,
-            excused=pod.excused,
-            deaths=tuple(pod.deaths),
-        )
-
-    def _is_ready(self, pod: Pod) -> bool:
-        return (
-            not pod.broken
-            and pod.leaves_at is None
-            and pod.ready_at is not None
-            and pod.ready_at <= self.now
-        )
-
-    def _see_traffic(self) -> TrafficObservation:
-        age = (self.now - self.born).total_seconds()
-        report_age: float | None = None if age < 1.5 else 0.5
-        if self.cut_off or not self.reports:
-            since = self.heard_at if self.cut_off else max(self.silent_since, self.born)
-            silent = (self.now - since).total_seconds()
-            report_age = silent if age >= 1.5 else None
-        if not self.gateways:
-            report_age = None
-        settled = self.programmed is not None and self.actual == self.programmed
-        return TrafficObservation(
-            programmed=self.programmed,
-            settled=settled,
-            gateways=self.gateways,
-            settled_gateways=self.gateways if settled else 0,
-            report_age=report_age,
-            quiet_seconds={
-                name: (self.now - when).total_seconds() for name, when in self.last_issued.items()
-            },
-            counts={
-                name: RequestCounts(issued=int(live), mirrored=int(mirrored))
-                for name, (live, mirrored) in self.counts.items()
-            },
-            recent_live={},
-            recent_mirrored={},
-            recent_rate=self.rate,
-            source=f"operator-{self.life}",
-        )
 
     # One round of the shell.
 
     def round(self, crash_after: int | None = None) -> Plan:
         """Observe, plan, act; with ``crash_after`` the operator dies after so many writes."""
-        given = self.observe()
+        given = observe(self)
         made = plan(given, SETTINGS, self.now, self.epoch)
-        self.check(made)
+        check_plan(made)
         writes = 0
 
         def wrote() -> None:
@@ -319,7 +206,7 @@ class World:
                 )
                 self._scale(revision, replicas)
             case DeleteWorkers(revision):
-                self._check_deletion(revision)
+                check_deletion(revision, self.actual, self.programmed)
                 self.workers.pop(revision, None)
                 self.config_maps.discard(revision)
                 self._scale(revision, 0)
@@ -501,40 +388,6 @@ class World:
         )
         pod.ready_at = self.now + timedelta(seconds=self.start_seconds)
         self.tell(f"a container of {self.rename(revision)} dies: {reason}")
-
-    # What must always hold.
-
-    def check(self, made: Plan) -> None:
-        """Properties of every single plan."""
-        if made.traffic is None:
-            return
-        status = made.status
-        for told in made.traffic.revisions:
-            if told.revision != status.canary_revision:
-                assert not told.share, f"{told.revision} is no canary and has {told.share}"
-                assert not told.mirror
-        share = made.traffic.share_of(status.canary_revision or "")
-        if share and status.promotion is None:
-            assert status.step is not None
-            assert status.step.kind == "Canary"
-            assert share <= Share.parse(status.step.share), "the share exceeds its step"
-        if status.lapse is not None and status.lapse.active:
-            assert not share
-        assert sum(t.share.ppm + t.mirror.ppm for t in made.traffic.revisions) <= ALL.ppm
-        applied = {e.revision for e in made.effects if isinstance(e, ApplyWorkers)}
-        for effect in made.effects:
-            if isinstance(effect, DeleteWorkers):
-                assert effect.revision not in applied
-                assert made.traffic.default != effect.revision
-                assert all(t.revision != effect.revision for t in made.traffic.revisions)
-
-    def _check_deletion(self, revision: str) -> None:
-        actual = self.actual
-        assert actual is not None, "workers were deleted before the proxies said anything"
-        for told in (actual, self.programmed):
-            assert told is not None
-            assert told.default != revision, "workers were deleted that answer users"
-            assert all(each.revision != revision for each in told.revisions)
 
     @property
     def share(self) -> Share:

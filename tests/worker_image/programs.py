@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
@@ -268,3 +269,21 @@ class Worker(Program):
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+
+
+def sum_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def engine_script(folder: Path, text: str) -> str:
+    """A PATH whose `vllm` is this shell script; `$REAL` in it is the fake engine."""
+    folder.mkdir(exist_ok=True)
+    script = folder / "vllm"
+    script.write_text(f"#!/bin/sh\nREAL={ENGINE_BIN / 'vllm'}\n{text}\n", encoding="utf-8")
+    script.chmod(0o755)
+    return str(folder)
+
+
+def with_engine(folder: Path, text: str) -> dict[str, str]:
+    path = program_environment()["PATH"]
+    return {"PATH": f"{engine_script(folder, text)}:{path}"}
