@@ -1,8 +1,9 @@
 """Runs the project's checks and tests one after the other, with times; all of them, always.
 
 ``python -m tools.verify check``: formats, lints, types, layers, generated files, quick tests.
-``python -m tools.verify test``: that, then the tests with a real API server, a real Envoy, and
-the end-to-end ones on the local cluster. A failure is shown in full and does not end the run.
+``python -m tools.verify test``: that, the series that the quick tests sample in whole, the tests
+with a real API server and a real Envoy, and the end-to-end ones on the local cluster. A failure
+is shown in full and does not end the run.
 Called by `make check` and `make test`.
 """
 
@@ -17,8 +18,10 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.executable).parent
 SOURCES = ("operator", "tools", "e2e", "bench", "worker_image", "tests")
-TYPED = ("tools", "e2e", "bench")
-QUICK = "not apiserver and not envoy and not cluster and not vllm"
+QUICK = "not thorough and not apiserver and not envoy and not cluster and not vllm"
+
+# Every test is independent of every other; a free worker takes the next from a busy one.
+TWO_CORES = ("-n", "2", "--dist", "worksteal")
 
 Step = tuple[str, list[str]]
 
@@ -34,7 +37,6 @@ def _python(*words: str) -> list[str]:
 def list_checks() -> list[Step]:
     """The quick ones, in the order of their cost."""
     sources = [s for s in SOURCES if (REPOSITORY / s).is_dir()]
-    typed = [s for s in TYPED if (REPOSITORY / s).is_dir()]
     return [
         ("format", _tool("ruff", "format", "--check", "--quiet", *sources)),
         ("lint", _tool("ruff", "check", "--quiet", *sources)),
@@ -43,15 +45,15 @@ def list_checks() -> list[Step]:
         ("API reference is up to date", _python("llmrollouts.api.reference", "--check")),
         ("chart files are up to date", _python("tools.chart_files", "--check")),
         ("layers", _tool("lint-imports")),
-        ("types of the package", _tool("mypy")),
-        ("types of the tools", _tool("mypy", *typed)),
-        ("quick tests", _python("pytest", "-q", "-m", QUICK)),
+        ("types", _tool("mypy")),
+        ("quick tests", _python("pytest", "-q", *TWO_CORES, "-m", QUICK)),
     ]
 
 
 def list_tests() -> list[Step]:
     """What needs real parts. Each brings up what it needs by itself."""
     return [
+        ("whole series", _python("pytest", "-q", *TWO_CORES, "-m", "thorough")),
         ("tests with a real API server", _python("pytest", "-q", "-m", "apiserver")),
         ("tests with a real Envoy", _python("pytest", "-q", "-m", "envoy")),
         ("end to end on the local cluster", _python("pytest", "-q", "e2e/tests")),

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -161,7 +162,7 @@ def deployment(name: str = "chat", namespace: str = "prod", **status: object) ->
     return manifest
 
 
-def canary_status(**more: object) -> dict[str, object]:
+def canary_status(**more: object) -> dict[str, Any]:
     """In the 0.5 % step for twelve minutes."""
     return {
         "phase": "Progressing",

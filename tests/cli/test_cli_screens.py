@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ ROLLBACK = {
 }
 LAPSE = {"active": True, "cause": "NoReadyCanary", "since": at(20), "counts": {"NoReadyCanary": 1}}
 CONDITION = {"observedGeneration": 4, "lastTransitionTime": at(30)}
-STATES: dict[str, dict[str, object]] = {
+STATES: dict[str, dict[str, Any]] = {
     "no-status": {},
     "starting": {
         "phase": "Starting",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -145,20 +146,55 @@ async def count_writes(story: Story) -> tuple[int, Any]:
     return writes, shell.end_state()
 
 
+async def crash_at(story: Story, number: int, fault: Fault, expected: Any) -> None:
+    shell = Shell()
+    shell.kube.faults.at_write(number, fault)
+    await story(shell)
+    assert shell.epoch == 2, f"no crash at write {number}"
+    assert shell.end_state() == expected, f"{fault} at write {number}"
+    assert_never_above_its_step(shell)
+
+
+async def fail_at(story: Story, call: Call, fault: Fault, expected: Any) -> None:
+    shell = Shell()
+    shell.kube.faults.at_call(call.number, fault)
+    await story(shell)
+    assert shell.end_state() == expected, f"{fault} at {call}"
+    assert_never_above_its_step(shell)
+
+
 @pytest.mark.parametrize("story", [roll_out, roll_back])
-@pytest.mark.parametrize("fault", CRASHES)
-async def test_the_end_is_the_same_after_a_crash_at_each_write(story: Story, fault: Fault) -> None:
+async def test_the_end_is_the_same_after_a_crash_at_each_write(story: Story) -> None:
+    """Before and after in turn: after one write is before the next, but for reads between."""
     writes, expected = await count_writes(story)
     assert writes > 10
+    for number, fault in zip(range(1, writes + 1), itertools.cycle(CRASHES), strict=False):
+        await crash_at(story, number, fault, expected)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("story", [roll_out, roll_back])
+@pytest.mark.parametrize("fault", CRASHES)
+async def test_the_end_is_the_same_after_each_crash_at_each_write(
+    story: Story, fault: Fault
+) -> None:
+    writes, expected = await count_writes(story)
     for number in range(1, writes + 1):
-        shell = Shell()
-        shell.kube.faults.at_write(number, fault)
-        await story(shell)
-        assert shell.epoch == 2, f"no crash at write {number}"
-        assert shell.end_state() == expected, f"crash at write {number}"
-        assert_never_above_its_step(shell)
+        await crash_at(story, number, fault, expected)
 
 
+@pytest.mark.parametrize("story", [roll_out, roll_back])
+async def test_the_end_is_the_same_after_an_error_of_the_api_at_any_call(story: Story) -> None:
+    """Each call that is tried fails in one way, each way in turn."""
+    clean = Shell()
+    await story(clean)
+    calls = calls_to_try(clean.kube.calls)
+    assert len(calls) > len(API_ERRORS)
+    for call, fault in zip(calls, itertools.cycle(API_ERRORS), strict=False):
+        await fail_at(story, call, fault, clean.end_state())
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize("story", [roll_out, roll_back])
 @pytest.mark.parametrize("fault", API_ERRORS)
 async def test_the_end_is_the_same_after_each_error_of_the_api_at_each_call(
@@ -166,13 +202,8 @@ async def test_the_end_is_the_same_after_each_error_of_the_api_at_each_call(
 ) -> None:
     clean = Shell()
     await story(clean)
-    expected = clean.end_state()
     for call in calls_to_try(clean.kube.calls):
-        shell = Shell()
-        shell.kube.faults.at_call(call.number, fault)
-        await story(shell)
-        assert shell.end_state() == expected, f"{fault} at {call}"
-        assert_never_above_its_step(shell)
+        await fail_at(story, call, fault, clean.end_state())
 
 
 def calls_to_try(calls: list[Call]) -> list[Call]:

@@ -13,7 +13,7 @@ from llmrollouts.resources.children import (
     make_controller_revision,
     make_worker_deployment,
 )
-from tests.resources.golden import assert_golden
+from tests.resources.golden_files import assert_golden
 from tests.resources.worlds import COMMIT, CPU, DIGEST, FULL, OWNER, SMALL, make_content
 
 

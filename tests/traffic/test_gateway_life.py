@@ -161,7 +161,7 @@ async def test_a_hundred_shares_changed_at_once_are_few_messages(
     tmp_path: Path, v1: Worker, v2: Worker
 ) -> None:
     def pushes(kind: str) -> float:
-        return telemetry.PUSHES.labels(kind)._value.get()
+        return float(telemetry.PUSHES.labels(kind)._value.get())
 
     def of(number: int, share: str) -> DeploymentTraffic:
         return make_traffic(
