@@ -38,15 +38,16 @@ class Environment:
     @contextmanager
     def api_server_away(self) -> Iterator[None]:
         """The API server hangs: connections stay open and nothing answers."""
-        identity = read_identity(find_places().run / "kube-apiserver.pid")
-        if identity is None or not is_alive(identity):
-            raise RuntimeError("the local cluster's API server is not running: make cluster")
-        os.kill(identity.pid, signal.SIGSTOP)
-        try:
+        with _stopped("kube-apiserver"):
             yield
-        finally:
-            os.kill(identity.pid, signal.SIGCONT)
-            eventually("the API server answers", lambda: self.kube.get("/version"), 30)
+        eventually("the API server answers", lambda: self.kube.get("/version"), 30)
+
+    @contextmanager
+    def nothing_restarts(self) -> Iterator[None]:
+        """The kubelet stands still: what dies stays dead. For less than 40 s, when the node
+        would count as lost."""
+        with _stopped("kubelet"):
+            yield
 
     @contextmanager
     def another_operator(self) -> Iterator[None]:
@@ -56,6 +57,19 @@ class Environment:
             yield
         finally:
             install(self.images)
+
+
+@contextmanager
+def _stopped(program: str) -> Iterator[None]:
+    """One program of the local node, frozen and thawed again whatever happens."""
+    identity = read_identity(find_places().run / f"{program}.pid")
+    if identity is None or not is_alive(identity):
+        raise RuntimeError(f"the local cluster's {program} is not running: make cluster")
+    os.kill(identity.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(identity.pid, signal.SIGCONT)
 
 
 def _run(*words: str, given: str | None = None) -> str:

@@ -49,12 +49,8 @@ def chat(environment: Environment, namespace: str) -> Callable[..., Chat]:
     """Makes an LLMDeployment of fake engines in the test's own namespace."""
 
     def make(**options: object) -> Chat:
-        return Chat(
-            environment.kube,
-            environment.gateway,
-            environment.images["fake-engine"],
-            **{"namespace": namespace, **options},  # type: ignore[arg-type]  # named as in Chat
-        )
+        chosen = {"image": environment.images["fake-engine"], "namespace": namespace, **options}
+        return Chat(environment.kube, environment.gateway, **chosen)  # type: ignore[arg-type]  # as in Chat
 
     return make
 

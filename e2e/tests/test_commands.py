@@ -24,9 +24,10 @@ def test_every_command_on_one_rollout(chat: Callable[..., Chat]) -> None:
         given.in_step(0)
         given.command("pause")
         assert given.status["paused"]
-        given.command("skip")
+        assert "paused" in given.command("skip", check=False)
         given.command("resume")
         assert not given.status["paused"]
+        given.command("skip")
         given.sees("past the short step", lambda s: (s.get("step") or {}).get("index") == 2, 90)
         given.command("promote")
         given.promoted(new)
