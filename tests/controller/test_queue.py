@@ -49,8 +49,10 @@ class Rounds:
 
 
 @asynccontextmanager
-async def working(rounds: Round, workers: int = 4) -> AsyncIterator[WorkQueue[str]]:
-    queue: WorkQueue[str] = WorkQueue(rounds, workers)
+async def working(
+    rounds: Round, workers: int = 4, helpers: int = 0
+) -> AsyncIterator[WorkQueue[str]]:
+    queue: WorkQueue[str] = WorkQueue(rounds, workers, helpers)
     task = asyncio.create_task(queue.run())
     try:
         yield queue
@@ -90,6 +92,53 @@ async def test_rounds_of_one_key_never_overlap_and_rounds_of_many_keys_do() -> N
         await asyncio.sleep(30)
     assert not rounds.overlapped
     assert rounds.most_together == 4
+
+
+async def test_news_does_not_wait_behind_routine() -> None:
+    rounds = Rounds(seconds=1)
+    async with working(rounds, workers=2, helpers=3) as queue:
+        for number in range(20):
+            queue.wake_after(f"routine{number}", 0)
+        await asyncio.sleep(0.5)
+        for number in range(6):
+            queue.nudge(f"news{number}")
+        queue.nudge("routine19")
+        await asyncio.sleep(30)
+    news = [rounds.times(f"news{number}") for number in range(6)]
+    assert news == [[0.5]] * 3 + [[1.5]] * 3
+    # News of a key that waits already moves it forward.
+    assert rounds.times("routine19")[0] <= 2.5 < rounds.times("routine18")[0]
+    assert rounds.most_together == 5
+    assert queue.depth == 0
+
+
+async def test_news_without_end_leaves_routine_the_workers_that_it_has() -> None:
+    rounds = Rounds(seconds=0.1)
+    async with working(rounds, workers=2, helpers=2) as queue:
+
+        async def tell() -> None:
+            for number in range(10_000):
+                queue.nudge(f"news{number % 50}")
+                await asyncio.sleep(0.01)
+
+        telling = asyncio.create_task(tell())
+        await asyncio.sleep(1)
+        queue.wake_after("routine", 0)
+        await asyncio.sleep(5)
+        telling.cancel()
+    assert rounds.times("routine")[0] < 3.5, "in the order in which they came"
+    assert not rounds.overlapped
+
+
+async def test_workers_that_are_free_need_no_helpers() -> None:
+    rounds = Rounds(seconds=1)
+    async with working(rounds, workers=3, helpers=5) as queue:
+        await asyncio.sleep(1)
+        for key in "abc":
+            queue.nudge(key)
+        assert len(asyncio.all_tasks()) == 1 + 1 + 3  # this test, the queue, its workers
+        await asyncio.sleep(5)
+    assert rounds.most_together == 3
 
 
 async def test_keys_that_nudge_themselves_all_the_time_do_not_starve_the_others() -> None:

@@ -5,6 +5,11 @@ is nudged while it waits is not queued twice; a key that is nudged *during its r
 soon as the round ends, because the round may have read the world before the change (R31). A failed
 key backs off by itself; the others never notice (R26).
 
+News does not wait behind routine: a hundred rollouts mean fifty rounds a second by the clock alone,
+and a rollback that came in behind them, or behind the writes of a hundred other rollbacks, would
+be late. So nudged keys are also served by ``helpers``, workers that come when no other is free and
+go when there is no more news. Routine keeps the workers that it has: neither can starve the other.
+
 It decides nothing about deployments and never reads the API. Called by the watch layer (nudge),
 the reconciler (what a round returns) and the health page (ages).
 """
@@ -13,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Container, Hashable
 from dataclasses import dataclass
 from typing import Final, Generic, TypeAlias, TypeVar
 
@@ -50,6 +55,8 @@ Outcome: TypeAlias = Settled | Again | BackOff
 NUDGED_FLOOR: Final = 0.25
 # Lost writes in a row that are repeated without any delay, and the longest delay after that.
 FREE_CONFLICTS: Final = 3
+# Rounds of news at once, beyond the ordinary workers.
+HELPERS: Final = 48
 LONGEST_CONFLICT_DELAY: Final = 1.0
 
 
@@ -64,11 +71,24 @@ class WorkQueue(Generic[K]):
     exception ends the queue's worker and with it the process, since nobody could tell what else
     is broken."""
 
-    def __init__(self, reconcile: Callable[[K], Awaitable[Outcome]], workers: int = 16) -> None:
+    def __init__(
+        self,
+        reconcile: Callable[[K], Awaitable[Outcome]],
+        workers: int = 16,
+        helpers: int = HELPERS,
+    ) -> None:
         self._reconcile = reconcile
         self._workers = workers
+        self._helpers = helpers
+        # Keys in the order in which they came, all of them and those with news. An entry whose key
+        # has been served from the other one meanwhile is passed over.
         self._ready: deque[K] = deque()
+        self._news: deque[K] = deque()
         self._ready_since: dict[K, float] = {}
+        self._with_news: set[K] = set()
+        self._idle = 0
+        self._helping = 0
+        self._group: asyncio.TaskGroup | None = None
         self._running_since: dict[K, float] = {}
         self._nudged_while_running: set[K] = set()
         self._timers: dict[K, _Timer] = {}
@@ -89,7 +109,7 @@ class WorkQueue(Generic[K]):
         elif key in self._not_before:
             self._schedule(key, self._not_before[key])
         else:
-            self._enqueue(key)
+            self._enqueue(key, news=True)
 
     def wake_after(self, key: K, seconds: float) -> None:
         """Run a round for ``key`` in ``seconds`` at the latest."""
@@ -106,7 +126,7 @@ class WorkQueue(Generic[K]):
     @property
     def depth(self) -> int:
         """Keys that wait for a worker now."""
-        return len(self._ready)
+        return len(self._ready_since)
 
     @property
     def running(self) -> int:
@@ -133,6 +153,7 @@ class WorkQueue(Generic[K]):
     async def run(self) -> None:
         """Work until ``stop``; an error that escaped a round ends it, loudly."""
         async with asyncio.TaskGroup() as group:
+            self._group = group
             for number in range(self._workers):
                 group.create_task(self._work(), name=f"queue worker {number}")
 
@@ -154,21 +175,44 @@ class WorkQueue(Generic[K]):
 
     async def _work(self) -> None:
         while not self._closed:
-            if not self._ready:
-                self._arrival.clear()
-                await self._arrival.wait()
+            key = self._take(self._ready, self._ready_since)
+            if key is not None:
+                await self._serve(key)
                 continue
-            key = self._ready.popleft()
-            del self._ready_since[key]
-            self._running_since[key] = self._last_start = self._now()
-            self._quiet.clear()
+            self._arrival.clear()
+            self._idle += 1
             try:
-                outcome = await self._reconcile(key)
+                await self._arrival.wait()
             finally:
-                del self._running_since[key]
-                if not self._running_since:
-                    self._quiet.set()
-            self._follow(key, outcome)
+                self._idle -= 1
+
+    async def _help(self) -> None:
+        try:
+            while not self._closed and (key := self._take(self._news, self._with_news)) is not None:
+                await self._serve(key)
+        finally:
+            self._helping -= 1
+
+    def _take(self, lane: deque[K], waiting: Container[K]) -> K | None:
+        """The next key of this lane that still waits; it waits no more."""
+        while lane:
+            key = lane.popleft()
+            if key in waiting:
+                del self._ready_since[key]
+                self._with_news.discard(key)
+                return key
+        return None
+
+    async def _serve(self, key: K) -> None:
+        self._running_since[key] = self._last_start = self._now()
+        self._quiet.clear()
+        try:
+            outcome = await self._reconcile(key)
+        finally:
+            del self._running_since[key]
+            if not self._running_since:
+                self._quiet.set()
+        self._follow(key, outcome)
 
     def _follow(self, key: K, outcome: Outcome) -> None:
         nudged = key in self._nudged_while_running
@@ -180,13 +224,13 @@ class WorkQueue(Generic[K]):
                 self._failures.pop(key, None)
                 self._not_before.pop(key, None)
                 if nudged:
-                    self._enqueue(key)
+                    self._enqueue(key, news=True)
                 elif wake_after is not None:
                     self.wake_after(key, wake_after)
             case Again():
                 lost = self._count_failure(key)
                 if lost <= FREE_CONFLICTS:
-                    self._enqueue(key)
+                    self._enqueue(key, news=True)
                 else:
                     delay = 0.02 * 2.0 ** min(lost - FREE_CONFLICTS, 10)
                     self.wake_after(key, min(delay, LONGEST_CONFLICT_DELAY))
@@ -201,13 +245,28 @@ class WorkQueue(Generic[K]):
         self._failures[key] = self._failures.get(key, 0) + 1
         return self._failures[key]
 
-    def _enqueue(self, key: K) -> None:
-        if self._closed or key in self._ready_since:
+    def _enqueue(self, key: K, *, news: bool = False) -> None:
+        if self._closed:
             return
-        self._cancel_timer(key)
-        self._ready.append(key)
-        self._ready_since[key] = self._now()
-        self._arrival.set()
+        if key not in self._ready_since:
+            self._cancel_timer(key)
+            self._ready.append(key)
+            self._ready_since[key] = self._now()
+            self._arrival.set()
+        if news and key not in self._with_news:
+            self._with_news.add(key)
+            self._news.append(key)
+            self._hire()
+
+    def _hire(self) -> None:
+        """One more helper, if those who are free do not suffice for all who wait."""
+        if (
+            self._group is not None
+            and self._helping < self._helpers
+            and len(self._ready_since) > self._idle
+        ):
+            self._helping += 1
+            self._group.create_task(self._help(), name="queue helper")
 
     def _schedule(self, key: K, due: float) -> None:
         """Let ``key`` run at ``due`` unless it runs sooner anyway."""
