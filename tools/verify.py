@@ -54,7 +54,11 @@ def list_tests() -> list[Step]:
     """What needs real parts. Each brings up what it needs by itself."""
     return [
         ("whole series", _python("pytest", "-q", *TWO_CORES, "-m", "thorough")),
-        ("tests with a real API server", _python("pytest", "-q", *TWO_CORES, "-m", "apiserver")),
+        (
+            "tests with a real API server",
+            _python("pytest", "-q", *TWO_CORES, "-m", "apiserver and not envoy"),
+        ),
+        # One after the other: they measure times and load both cores by themselves.
         ("tests with a real Envoy", _python("pytest", "-q", "-m", "envoy")),
         ("end to end on the local cluster", _python("pytest", "-q", "e2e/tests")),
     ]
