@@ -68,6 +68,7 @@ def prepare_workers(environment: Environment) -> Chat:
         replicas=1,
         steps=STEPS,
         rollback_window="30m",
+        extra_args=["--enforce-eager"],
         resources={
             "requests": {"cpu": "200m", "memory": "3Gi"},
             "limits": {"memory": "6Gi"},

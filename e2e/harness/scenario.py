@@ -34,6 +34,7 @@ class Chat:
     match_load: bool = True
     max_extra_replicas: int | None = None
     env: dict[str, str] = field(default_factory=dict)
+    extra_args: list[str] = field(default_factory=list)
     resources: Json = field(
         default_factory=lambda: {
             "requests": {"cpu": "20m", "memory": "64Mi"},
@@ -52,6 +53,8 @@ class Chat:
             "maxModelLen": 512,
             "shutdownTimeout": "20s",
         }
+        if self.extra_args:
+            engine["extraArgs"] = self.extra_args
         if self.env:
             engine["env"] = [{"name": k, "value": v} for k, v in self.env.items()]
         strategy: Json = {

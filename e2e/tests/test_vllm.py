@@ -24,7 +24,12 @@ def test_real_vllm_is_rolled_out_drained_and_rolled_back(chat: Callable[..., Cha
     image = build_images(["vllm-cpu"])["vllm-cpu"]
     steps = [shadow("20%", "5s", 3), canary("50%", "10s", 5)]
     given = chat(
-        image=image, replicas=1, steps=steps, rollback_window="20m", resources=RESOURCES
+        image=image,
+        replicas=1,
+        steps=steps,
+        rollback_window="20m",
+        resources=RESOURCES,
+        extra_args=["--enforce-eager"],
     ).serving("v1", timeout=START)
     old = given.stable
     with given.traffic(rate=4) as load:
