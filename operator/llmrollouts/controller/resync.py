@@ -67,11 +67,11 @@ class Resync:
     async def compare_all(self) -> None:
         """Nudge whatever differs from its last round. Raises what the API raises."""
         survey = await take_survey(self._reader, self._namespaces)
-        changed = {
-            key
-            for key, objects in survey.objects.items()
-            if self._versions.differs(key, objects.all())
-        }
+        changed: set[Key] = set()
+        for key, objects in survey.objects.items():
+            await asyncio.sleep(0)  # each one is decoded here
+            if self._versions.differs(key, objects.all()):
+                changed.add(key)
         gone = self._known() - survey.objects.keys()
         self._nudge_all(changed | gone, "changed unseen")
 

@@ -10,11 +10,12 @@ It decides nothing about a rollout. Called by controller/operator.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from llmrollouts.api import labels
 from llmrollouts.api.manifest import Manifest
@@ -23,12 +24,47 @@ from llmrollouts.controller.keep import committed_traffic
 from llmrollouts.controller.keys import Key, read_key
 from llmrollouts.controller.observe import CHILDREN, Objects, Observer, Sight
 from llmrollouts.controller.reconcile import Planner
-from llmrollouts.kube.port import LLM_DEPLOYMENT, KubeError, Reader
+from llmrollouts.kube.port import LLM_DEPLOYMENT, Kind, KubeError, Reader
 from llmrollouts.traffic.port import TrafficPort
 
 LOG: Final = logging.getLogger(__name__)
 
 OWNED: Final = {labels.MANAGED_BY: labels.FIELD_MANAGER}
+
+
+class Packed(Mapping[Key, Objects]):
+    """Every LLMDeployment with its labelled children, as text until it is looked at: five thousand
+    decoded objects at once would be twice what the whole process needs otherwise."""
+
+    def __init__(self) -> None:
+        self._deployments: dict[Key, bytes] = {}
+        self._children: dict[Key, tuple[list[bytes], ...]] = {}
+
+    def put(self, deployment: Manifest) -> None:
+        metadata = deployment["metadata"]
+        key = Key(metadata["namespace"], metadata["name"])
+        self._deployments[key] = _pack(deployment)
+        self._children[key] = tuple([] for _ in CHILDREN)
+
+    def put_child(self, kind: Kind, child: Manifest) -> None:
+        """Left out when its deployment is not there."""
+        key = read_key(child)
+        if key in self._children:
+            self._children[key][CHILDREN.index(kind)].append(_pack(child))
+
+    def __getitem__(self, key: Key) -> Objects:
+        groups = [[json.loads(data) for data in group] for group in self._children[key]]
+        return Objects(json.loads(self._deployments[key]), *groups)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._deployments)
+
+    def __len__(self) -> int:
+        return len(self._deployments)
+
+
+def _pack(manifest: Manifest) -> bytes:
+    return json.dumps(manifest, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 @dataclass(slots=True)
@@ -50,27 +86,15 @@ class Programmed:
 async def take_survey(reader: Reader, namespaces: Sequence[str] | None) -> Survey:
     """List everything, of some namespaces or (None) of all. Raises what the API raises."""
 
-    async def everything(kind: Any, selector: Mapping[str, str] | None) -> list[Manifest]:
-        where: Iterable[str | None] = [None] if namespaces is None else namespaces
-        pages = await asyncio.gather(*(reader.list(kind, place, selector) for place in where))
-        return [manifest for page in pages for manifest in page]
-
-    deployments, *children = await asyncio.gather(
-        everything(LLM_DEPLOYMENT, None), *(everything(kind, OWNED) for kind in CHILDREN)
-    )
-    grouped: list[dict[Key, list[Manifest]]] = []
-    for manifests in children:
-        by_key: dict[Key, list[Manifest]] = {}
-        for manifest in manifests:
-            key = read_key(manifest)
-            if key is not None:
-                by_key.setdefault(key, []).append(manifest)
-        grouped.append(by_key)
-    found: dict[Key, Objects] = {}
-    for manifest in deployments:
-        key = Key(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
-        found[key] = Objects(manifest, *(by_key.get(key, []) for by_key in grouped))
-    return Survey(found)
+    packed = Packed()
+    # One kind after the other, for the same reason; what a round changes in between, it reads.
+    for place in [None] if namespaces is None else namespaces:
+        for deployment in await reader.list(LLM_DEPLOYMENT, place):
+            packed.put(deployment)
+        for kind in CHILDREN:
+            for child in await reader.list(kind, place, OWNED):
+                packed.put_child(kind, child)
+    return Survey(packed)
 
 
 class TakeOver:
@@ -102,9 +126,10 @@ class TakeOver:
         uids: dict[Key, str] = {}
         urgent: set[Key] = set()
         failed: set[Key] = set()
-        for number, (key, objects) in enumerate(survey.objects.items()):
-            if number % 50 == 49:
-                await asyncio.sleep(0)  # a thousand deployments must not hold up the elector
+        for key, objects in survey.objects.items():
+            # A thousand deployments must not hold up the elector. Its renewal takes several turns
+            # of the loop, so it gets one after each deployment.
+            await asyncio.sleep(0)
             try:
                 uids[key] = objects.deployment["metadata"]["uid"]
                 if await self._program(key, objects, epoch):

@@ -33,9 +33,13 @@ from llmrollouts.kube.port import (
 LOG: Final = logging.getLogger(__name__)
 
 WATCHED: Final = (LLM_DEPLOYMENT, CONTROLLER_REVISION, DEPLOYMENT, POD, CONFIG_MAP)
+_PLURALS: Final = frozenset(kind.plural for kind in WATCHED)
 # The API server ends each watch after this many seconds: a watch that is not asked for again in
 # time is dead, whatever its connection says.
 SERVER_TIMEOUT: Final = 240
+# Nothing but the metadata of an event is looked at, so nothing else is asked for: five thousand
+# whole objects, listed at once, would be the largest thing in this process.
+_PARTIAL: Final = "application/json;as={};g=meta.k8s.io;v=v1,application/json"
 _CONNECT_TIMEOUT: Final = 10
 _REQUEST_TIMEOUT: Final = 30
 
@@ -172,8 +176,18 @@ def make_session(info: kopf.ConnectionInfo, ages: WatchAges) -> aiohttp.ClientSe
         if answer.response.status == 200 and answer.url.query.get("watch") == "true":
             ages.note_granted(answer.url.path.rsplit("/", 1)[-1])
 
+    async def ask_for_metadata(
+        request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        is_watch = request.url.query.get("watch") == "true"
+        if is_watch or request.url.path.rsplit("/", 1)[-1] in _PLURALS:
+            kind = "PartialObjectMetadata" if is_watch else "PartialObjectMetadataList"
+            request.headers["Accept"] = _PARTIAL.format(kind)
+        return await send(request)
+
     trace.on_request_end.append(on_end)
     return aiohttp.ClientSession(
+        middlewares=(ask_for_metadata,),
         connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
         headers=info.as_http_headers(),
         trace_configs=[trace],

@@ -26,7 +26,7 @@ from llmrollouts.api.manifest import Manifest
 from llmrollouts.kube.answers import error_of, error_of_apply, error_of_patch
 from llmrollouts.kube.connection import BEARER, Connection, NoConnection
 from llmrollouts.kube.encoding import encode
-from llmrollouts.kube.port import Kind, NotFound, Rejected, Transient
+from llmrollouts.kube.port import LLM_DEPLOYMENT, Kind, NotFound, Rejected, Transient
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ LOG: Final = logging.getLogger(__name__)
 OnRequest = Callable[[str, str, int, float], None]
 
 CONNECTIONS: Final = 32  # measured: bench/results/kube_client.md
-PAGE: Final = 500  # objects in one answer of a list
+PAGE: Final = 200  # objects in one answer of a list: decoding one must not take long
 LIST_ATTEMPTS: Final = 3
 # Seconds. A write of status is on the way to a rollback: better to fail and to decide again.
 REQUEST: Final = aiohttp.ClientTimeout(total=10.0, sock_connect=5.0)
@@ -170,6 +170,10 @@ class KubeClient:
                 # The server leaves these two out of the items of its own kinds' lists.
                 item.setdefault("apiVersion", kind.api_version)
                 item.setdefault("kind", kind.kind)
+                if kind is not LLM_DEPLOYMENT:
+                    # Who wrote which field of a child is asked by nobody, and is most of what a
+                    # list of a thousand children would hold in memory.
+                    item["metadata"].pop("managedFields", None)
                 items.append(item)
             more = (page.get("metadata") or {}).get("continue")
             if not more:
