@@ -242,7 +242,7 @@ def make_users(proxies: Sequence[Proxy], count: int, rate: float) -> list[User]:
     ]
 
 
-async def measure(count: int, rate: float, runs: int) -> dict[str, Any]:
+async def measure(count: int, rate: float, runs: int, alone: int) -> dict[str, Any]:
     at_once: list[dict[str, Any]] = []
     async with start_fleet(count, rate) as fleet:
         for run in range(2 * runs):
@@ -254,9 +254,8 @@ async def measure(count: int, rate: float, runs: int) -> dict[str, Any]:
             print(f"at once, run {run + 1} of {2 * runs}:", json.dumps(brief), flush=True)
         await fleet.retry()
         load, singles = load_average(), []
-        for number in range(count):
+        for number in range(min(alone, count)):
             singles.append(await measure_single(fleet, number))
-        await fleet.wait("rolled back", is_back, 60)
         print("one after the other:", summarise(singles), flush=True)
         return {
             "deployments": count,
@@ -278,9 +277,10 @@ def main() -> None:
     parser.add_argument("--deployments", type=int, default=100)
     parser.add_argument("--rate", type=float, default=5.0, help="requests/s for each deployment")
     parser.add_argument("--runs", type=int, default=3, help="of each variant")
+    parser.add_argument("--singles", type=int, default=100, help="rollbacks one after the other")
     parser.add_argument("--name", default="rollbacks_at_once", help="of the file in bench/results")
     chosen = parser.parse_args()
-    results = asyncio.run(measure(chosen.deployments, chosen.rate, chosen.runs))
+    results = asyncio.run(measure(chosen.deployments, chosen.rate, chosen.runs, chosen.singles))
     print(keep(chosen.name, results))
 
 
