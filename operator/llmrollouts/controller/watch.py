@@ -166,6 +166,16 @@ def make_settings() -> kopf.OperatorSettings:
     return settings
 
 
+class MetadataResponse(aiohttp.ClientResponse):
+    """The API server writes an empty list of metadata as null, which kopf does not expect."""
+
+    async def json(self, **how: Any) -> Any:
+        answer = await super().json(**how)
+        if isinstance(answer, dict) and answer.get("items", ()) is None:
+            answer["items"] = []
+        return answer
+
+
 def make_session(info: kopf.ConnectionInfo, ages: WatchAges) -> aiohttp.ClientSession:
     """A session that notes when each watch was last granted."""
     trace = aiohttp.TraceConfig()
@@ -188,6 +198,7 @@ def make_session(info: kopf.ConnectionInfo, ages: WatchAges) -> aiohttp.ClientSe
     trace.on_request_end.append(on_end)
     return aiohttp.ClientSession(
         middlewares=(ask_for_metadata,),
+        response_class=MetadataResponse,
         connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
         headers=info.as_http_headers(),
         trace_configs=[trace],
