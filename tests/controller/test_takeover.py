@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from llmrollouts.api.settings import OperatorSettings
 from llmrollouts.controller.follow import Follower
 from llmrollouts.controller.keys import Key
+from llmrollouts.controller.observe import Objects, Sight
 from llmrollouts.controller.queue import Settled
 from llmrollouts.controller.resync import Resync
 from llmrollouts.kube.port import DEPLOYMENT, LLM_DEPLOYMENT
@@ -37,6 +39,31 @@ async def test_a_take_over_programs_every_deployment_with_five_lists(shell: Shel
     defaults = {t.name: t.default for t in process.traffic.programmed.values()}
     assert defaults == {key.name: shell.revision_of("v1", key) for key in (KEY, *OTHERS)}
     assert all(len(t.revisions[0].endpoints) == 2 for t in process.traffic.programmed.values())
+
+
+async def test_a_take_over_gives_the_elector_a_turn_after_each_deployment(shell: Shell) -> None:
+    process = shell.start()
+    turns = 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    seen: list[int] = []
+    real = process.observer.interpret
+
+    async def interpret(key: Key, objects: Objects) -> Sight:
+        seen.append(turns)
+        return await real(key, objects)
+
+    process.observer.interpret = interpret  # type: ignore[method-assign] # looks on, as it is
+    elector = asyncio.create_task(take_turns())
+    await process.take_over()
+    elector.cancel()
+    assert len(seen) == 1 + len(OTHERS)
+    assert sorted(set(seen)) == seen, "a turn of the elector before each one"
 
 
 async def test_r26_one_deployment_that_cannot_be_read_does_not_stop_the_take_over(

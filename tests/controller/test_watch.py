@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import kopf
 import pytest
+from aiohttp import web
 
 from llmrollouts.api import labels
 from llmrollouts.api.manifest import Manifest
 from llmrollouts.controller.keys import Key
 from llmrollouts.controller.versions import Versions
-from llmrollouts.controller.watch import WATCHED, Watch, make_settings
+from llmrollouts.controller.watch import WATCHED, Watch, make_session, make_settings
 from llmrollouts.controller.watch_age import WatchAges
 from llmrollouts.kube.port import LLM_DEPLOYMENT, POD
 
@@ -93,3 +95,31 @@ def test_kopf_only_watches() -> None:
     assert settings.networking.connect_timeout == 10
     pauses = iter(settings.networking.error_backoffs)  # type: ignore[arg-type]
     assert [next(pauses) for _ in range(100)][-1] == 5.0
+
+
+async def test_only_metadata_is_asked_for_and_an_empty_list_of_it_is_a_list() -> None:
+    accepted: dict[str, str] = {}
+
+    async def answer(request: web.Request) -> web.Response:
+        accepted[request.path_qs] = request.headers["Accept"]
+        return web.json_response({"kind": "PartialObjectMetadataList", "items": None})
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    server = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        async with make_session(kopf.ConnectionInfo(server=server), WatchAges(WATCHED)) as session:
+            async with session.get(f"{server}/api/v1/pods") as listed:
+                assert (await listed.json())["items"] == []
+            async with session.get(f"{server}/api/v1/pods?watch=true") as watched:
+                assert watched.status == 200
+            async with session.get(f"{server}/apis/apps/v1") as discovered:
+                assert discovered.status == 200
+    finally:
+        await runner.cleanup()
+    assert "as=PartialObjectMetadataList;" in accepted["/api/v1/pods"]
+    assert "as=PartialObjectMetadata;" in accepted["/api/v1/pods?watch=true"]
+    assert "as=" not in accepted["/apis/apps/v1"]
