@@ -44,7 +44,15 @@ STATES: dict[str, dict[str, Any]] = {
              "message": "0 of 4 workers are ready; no node has a free GPU"},
         ],
     },
-    "serving": {"phase": "Serving", "message": f"{STABLE} serves with 4 workers"},
+    "serving": {
+        "phase": "Serving",
+        "message": f"{STABLE} serves with 4 workers",
+        "conditions": [
+            # The ordinary state of a deployment that rests: nothing that a person must see.
+            {**CONDITION, "type": "InstantRollback", "status": "False",
+             "reason": "NoWarmRevision", "message": "no replaced revision is warm"},
+        ],
+    },
     "canary": canary_status(),
     "paused": canary_status(phase="Paused", paused=True, message="Paused at 0.5%"),
     "held": canary_status(phase="Held", hold="the share lapsed twice for NoReadyCanary",

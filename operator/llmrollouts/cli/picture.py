@@ -16,6 +16,7 @@ from typing import Final, Literal, TypeAlias
 from llmrollouts.api import labels
 from llmrollouts.api.deployment import read_status
 from llmrollouts.api.manifest import Manifest
+from llmrollouts.api.reasons import Reason
 from llmrollouts.api.spec import default_steps
 from llmrollouts.api.status import LLMDeploymentStatus
 from llmrollouts.cli.cluster import DEPLOYMENTS, Cluster, list_items, object_path
@@ -103,6 +104,8 @@ class Picture:
             (c.type, f"{c.reason}: {c.message}")
             for c in self.status.conditions
             if bad.get(c.type) == c.status
+            # Nothing warm is the ordinary state of a deployment that rests.
+            and not (c.reason == Reason.NO_WARM_REVISION and self.status.canary_revision is None)
         ]
 
 
