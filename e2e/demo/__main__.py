@@ -6,8 +6,12 @@ shadow traffic, 0.5 %, 5 %, 50 % and 100 %; then one command takes everyone back
 
 from __future__ import annotations
 
+import math
 import sys
 import time
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table
@@ -78,73 +82,91 @@ def prepare_workers(environment: Environment) -> Chat:
     return given
 
 
-def roll_out(given: Chat, new: str) -> dict[str, float]:
-    """Follow version 2 through its steps; when each began to carry traffic."""
-    began: dict[str, float] = {}
+@dataclass(frozen=True)
+class Stretch:
+    """One row of the closing table: from when a share was in force until it was to change."""
+
+    name: str
+    asked: str
+    start: float
+    end: float
+
+
+def roll_out(given: Chat, new: str) -> tuple[list[Stretch], str]:
+    """Follow version 2 through its steps: when each share was in force, and the mirrored share
+    that the gateways measured in the shadow step."""
+    mirrored = "0%"
+
+    def runs(status: Json, index: int) -> bool:
+        nonlocal mirrored
+        step = status.get("step") or {}
+        if step.get("index") == 0:
+            mirrored = str(status.get("measuredShadowShare") or mirrored)
+        return step.get("index") == index and bool(step.get("runningSince"))
+
+    began: list[float] = []
+    decided: list[float] = []
     for index, name in enumerate(NAMES):
-        follow(
+        status = follow(
             given,
             f"step {name}",
-            lambda s, i=index: (
-                (s.get("step") or {}).get("index") == i and s["step"].get("runningSince")
-            ),
+            partial(runs, index=index),
             START,
         )
-        began[name] = time.time()
+        began.append(time.time())
+        decided.append(given.decided_at(status))
         say(f"[bold]{name}[/bold] of the users' requests now go to version 2 as well")
+    status = follow(given, "the end of the steps", lambda s: s.get("promotion"), START)
+    decided.append(datetime.fromisoformat(status["promotion"]["startedAt"]).timestamp())
     follow(
         given,
         "the promotion",
         lambda s: s.get("stableRevision") == new and not s.get("canaryRevision"),
         START,
     )
-    began["100%"] = time.time()
     say("[bold]100%[/bold]: everyone is on version 2; version 1 stays warm")
-    return began
+    steps = [
+        Stretch(name, name.removeprefix("shadow "), start, end)
+        for name, start, end in zip(NAMES, began, decided[1:], strict=True)
+    ]
+    return [*steps, Stretch("100%", "100%", time.time(), math.inf)], mirrored
 
 
 def summarise(
-    tally: Tally, began: dict[str, float], asked: float, old: str, new: str, mirrored: str
+    tally: Tally, stretches: list[Stretch], typed: float, decided: float, mirrored: str, new: str
 ) -> bool:
     """Print the closing table; whether every promise held."""
     table = Table(title="Users' requests by step", title_justify="left")
-    for heading in (
-        "step",
-        "requests",
-        "on version 1",
-        "on version 2",
-        "asked",
-        "measured",
-        "failed",
-        "cut",
-    ):
+    for heading in ("step", "requests", "on version 1", "on version 2", "asked", "measured",
+                    "failed", "cut"):  # fmt: skip
         table.add_column(heading, justify="left" if heading == "step" else "right")
-    starts = [("before", 0.0), *began.items(), ("rolled back", asked)]
-    for (name, start), (_, end) in zip(starts, [*starts[1:], ("", 9e18)], strict=True):
-        part = tally.between(start, end)
-        wanted = {"before": "0%", "rolled back": "0%"}.get(name, name)
+    rows = [
+        Stretch("before", "0%", 0.0, stretches[0].start),
+        *(replace(each, end=min(each.end, decided)) for each in stretches),
+        Stretch("rolled back", "0%", decided, math.inf),
+    ]
+    shown = 0
+    for row in rows:
+        part = tally.between(row.start, row.end)
+        shown += len(part)
         measured = f"{part.share(new):.1%}"
-        if name.startswith("shadow"):
-            wanted, measured = name.removeprefix("shadow "), f"{mirrored} mirrored"
+        if row.name.startswith("shadow"):
+            measured = f"{mirrored} mirrored"
         table.add_row(
-            name,
-            str(len(part)),
-            str(len(part.of(old))),
-            str(len(part.of(new))),
-            wanted,
-            measured,
-            str(len(part.failures)),
-            str(len(part.cut)),
-        )
+            row.name, str(len(part)), str(len(part) - len(part.of(new))), str(len(part.of(new))),
+            row.asked, measured, str(len(part.failures)), str(len(part.cut)),
+        )  # fmt: skip
+    table.add_row("on the way between steps", str(len(tally) - shown))
     console.print()
     console.print(table)
-    last = tally.between(asked).last_start(new)
     console.print(
         f"Failures: {len(tally.failures)} of {len(tally)} requests; cut streams: {len(tally.cut)}."
     )
+    last = tally.between(typed).last_start(new) or decided
     console.print(
         "Rollback: the last request that started on version 2 began "
-        f"{max(0.0, (last or asked) - asked):.2f} s after the command was given."
+        f"{max(0.0, last - decided):.2f} s after the operator decided, {last - typed:.2f} s after "
+        "the command was typed (the start of the command line tool included)."
     )
     for wrong in tally.failures[:5]:
         console.print(f"  {wrong.detail}")
@@ -165,15 +187,10 @@ def main() -> None:
         say("Applying version 2: another model")
         given.applied("v2")
         new = given.canary()
-        follow(given, "the shadow step", lambda s: (s.get("step") or {}).get("runningSince"), START)
-        began_shadow = time.time()
-        time.sleep(11)
-        mirrored = str(given.status.get("measuredShadowShare", "?"))
-        began = roll_out(given, new)
-        began[NAMES[0]] = began_shadow
+        stretches, mirrored = roll_out(given, new)
         load.wait_for(60, timeout=120)
         say("Somebody types: kubectl llm rollback chat")
-        asked = time.time()
+        typed = time.time()
         console.print(given.command("rollback"))
         follow(
             given,
@@ -183,7 +200,8 @@ def main() -> None:
         )
         load.wait_for(60, timeout=120)
         tally = load.stop()
-    held = summarise(tally, began, asked, old, new, mirrored)
+    decided = datetime.fromisoformat(given.status["lastRollback"]["decidedAt"]).timestamp()
+    held = summarise(tally, stretches, typed, decided, mirrored, new)
     console.print(given.kube.llm("status", given.name, "-n", NAMESPACE).stdout)
     kubeconfig = given.kube.kubeconfig
     console.print(

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from scipy.stats import binom
+
 from e2e.harness.client import Outcome
 
 
@@ -60,6 +62,17 @@ class Tally:
         wrong = [o for o in self.outcomes if o.outcome != "ok"]
         lines = [f"{o.started:.2f} {o.outcome} {o.revision} {o.detail}" for o in wrong[:limit]]
         return f"{len(wrong)} of {len(self.outcomes)} requests went wrong\n" + "\n".join(lines)
+
+
+def is_plausible(hits: int, wanted: float, requests: int) -> bool:
+    """Whether chance gives so many or more (so few or fewer) at least once in 10,000 tries.
+
+    Exact, for short forms: three standard deviations of a handful of requests are passed by
+    chance once in some hundred runs, and a test that fails by chance is a bug.
+    """
+    least = 0.5e-4
+    fewer, more = binom.cdf(hits, requests, wanted), binom.sf(hits - 1, requests, wanted)
+    return bool(fewer >= least and more >= least)
 
 
 def within_three_sigma(share: float, wanted: float, requests: int) -> bool:
