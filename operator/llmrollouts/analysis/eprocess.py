@@ -69,6 +69,22 @@ class EvidenceState:
         return cls(wealth, ticks)
 
 
+def accumulate(
+    state: EvidenceState, gains: FloatArray, stage_ticks: int, start_weight: float
+) -> EvidenceState:
+    """One second's ``gains`` (ln e, one a bet) on the wealth, and a share of new start times."""
+    ticks = state.ticks + 1
+    fresh = (1 - start_weight) / stage_ticks if ticks <= stage_ticks else 0.0
+    wealth = np.minimum((np.array(state.wealth) + fresh) * np.exp(gains), MOST_WEALTH)
+    return EvidenceState(tuple(wealth.tolist()), ticks)
+
+
+def weigh(state: EvidenceState, stage_ticks: int, start_weight: float) -> float:
+    """E: the mean wealth and the weight of the start times still to come."""
+    unspent = (1 - start_weight) * max(0.0, 1 - state.ticks / stage_ticks)
+    return float(np.mean(state.wealth)) + unspent
+
+
 @dataclass(frozen=True)
 class EProcess:
     """The rule: bets, the length of the stage in seconds, the weight on starting at once, a cap.
@@ -101,15 +117,11 @@ class EProcess:
         All cells must hold the same arrivals: mixing lags would let a stop peek at requests that
         the slower thresholds have not seen yet.
         """
-        ticks = state.ticks + 1
-        fresh = (1 - self.start_weight) / self.stage_ticks if ticks <= self.stage_ticks else 0.0
         gains = np.empty(len(self.bets))
         for threshold, places, logs in self._logs:
             gains[list(places)] = log_e(cells[threshold], logs, self.cap)
-        wealth = np.minimum((np.array(state.wealth) + fresh) * np.exp(gains), MOST_WEALTH)
-        return EvidenceState(tuple(wealth.tolist()), ticks)
+        return accumulate(state, gains, self.stage_ticks, self.start_weight)
 
     def evidence(self, state: EvidenceState) -> float:
         """E: reject the null for ever once it has reached 1/alpha."""
-        unspent = (1 - self.start_weight) * max(0.0, 1 - state.ticks / self.stage_ticks)
-        return float(np.mean(state.wealth)) + unspent
+        return weigh(state, self.stage_ticks, self.start_weight)

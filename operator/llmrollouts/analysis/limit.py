@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from llmrollouts.analysis.eprocess import MOST_WEALTH, EvidenceState
+from llmrollouts.analysis.eprocess import EvidenceState, accumulate, weigh
 
 # Multiples of the allowed fraction that the alternative bets on.
 _MULTIPLES: Final = np.array([2.0, 3.0, 5.0, 10.0, 30.0, 80.0])
@@ -49,18 +49,14 @@ class AbsoluteLimit:
         """``over`` of ``total`` canary requests of one arrival second exceeded the limit."""
         if not 0 <= over <= total:
             raise ValueError(f"no counts of requests: {over} of {total}")
-        ticks = state.ticks + 1
-        fresh = (1 - self.start_weight) / self.stage_ticks if ticks <= self.stage_ticks else 0.0
         q = self._alternatives
         gains = over * np.log(q / self.allowed) + (total - over) * np.log(
             (1 - q) / (1 - self.allowed)
         )
-        wealth = np.minimum((np.array(state.wealth) + fresh) * np.exp(gains), MOST_WEALTH)
-        return EvidenceState(tuple(wealth.tolist()), ticks)
+        return accumulate(state, gains, self.stage_ticks, self.start_weight)
 
     def evidence(self, state: EvidenceState) -> float:
-        unspent = (1 - self.start_weight) * max(0.0, 1 - state.ticks / self.stage_ticks)
-        return float(np.mean(state.wealth)) + unspent
+        return weigh(state, self.stage_ticks, self.start_weight)
 
 
 def judge_limit(absolute: float, relative: float, alpha: float) -> LimitVerdict:
