@@ -51,6 +51,9 @@ StepDurationText = Annotated[str, *_DURATION, _lasts("1s", "720h")]
 WindowText = Annotated[str, *_DURATION, _lasts("0s", "720h")]
 ReadyTimeoutText = Annotated[str, *_DURATION, _lasts("1s", "24h")]
 ShutdownTimeoutText = Annotated[str, *_DURATION, _lasts("0s", "1h")]
+QueryIntervalText = Annotated[str, *_DURATION, _lasts("10s", "1h")]
+QueryTimeoutText = Annotated[str, *_DURATION, _lasts("1s", "60s")]
+SampleAgeText = Annotated[str, *_DURATION, _lasts("10s", "24h")]
 
 _NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
 ObjectName = Annotated[
