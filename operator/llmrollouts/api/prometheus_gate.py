@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 from pydantic import ConfigDict, Field, StringConstraints
 
+from llmrollouts.api.duration import DURATION_PATTERN
 from llmrollouts.api.model import ApiModel
 from llmrollouts.api.revision import SecretKeyRef
 from llmrollouts.api.rules import Rule, matches, rules
@@ -164,6 +165,12 @@ class PrometheusGate(ApiModel):
                 "!has(self.auth) || !has(self.auth.tls) || self.address.startsWith('https://')",
                 "auth.tls is used for https:// addresses only: remove it or change the address",
             ),
+            Rule(
+                f"!self.interval.matches(r'{DURATION_PATTERN}') || "
+                f"!self.timeout.matches(r'{DURATION_PATTERN}') || "
+                "duration(self.timeout) <= duration(self.interval)",
+                "an evaluation ends before the next one begins: lower timeout or raise interval",
+            ),
         )
     )
 
@@ -198,7 +205,7 @@ class PrometheusGate(ApiModel):
     interval: QueryIntervalText = "30s"
     """How often to ask, from 10s to 1h."""
     timeout: QueryTimeoutText = "10s"
-    """How long to wait for one answer, from 1s to 60s."""
+    """How long one evaluation may take, from 1s to 60s; `compare` asks for two revisions."""
     failures_for_failed: Annotated[int, Field(ge=1, le=100)] = 2
     """How many bad answers in a row make the gate Failed, which rolls back."""
     max_errors: Annotated[int, Field(ge=1, le=100)] = 3
