@@ -61,6 +61,10 @@ def steps(*given: dict[str, Any]) -> Change:
     return spec(strategy={"steps": list(given)})
 
 
+def objectives(**fields: Any) -> Change:
+    return spec(objectives=fields)
+
+
 def canary(share: Any, duration: str = "10m") -> dict[str, Any]:
     return {"canary": {"share": share, "duration": duration}}
 

@@ -21,6 +21,7 @@ from tests.api.manifests import (
     make_manifest,
     model,
     name,
+    objectives,
     revision,
     shadow,
     spec,
@@ -35,6 +36,9 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 
 SHARE = "the share of a step is above 0% and at most 100%"
 RISING = "the shares of the canary steps rise from step to step"
+MARGINS = "promotionMargin lies above margin (10% where margin is not given)"
+LATENCY = "a latency lies between 0.1ms, the smallest that is measured, and 1h"
+RATE = "this is a percentage above 0% and below 50%"
 ARGUMENT = "this argument is not allowed: use the typed field"
 VARIABLE = "this variable is not allowed"
 
@@ -65,6 +69,53 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "duration 0s": (steps(canary("5%", "0s")), "lies between 1s and 720h"),
     "duration of a year": (steps(canary("5%", "9000h")), "lies between 1s and 720h"),
     "window without end": (spec(strategy={"rollbackWindow": "721h"}), "between 0s and 720h"),
+    "deadline before the duration": (
+        steps({"canary": {"share": "5%", "duration": "1h", "deadline": "30m"}}),
+        "the deadline of a step is not before its duration",
+    ),
+    "deadline of a shadow step before the duration": (
+        steps({"shadow": {"share": "5%", "duration": "1h", "deadline": "59m"}}),
+        "the deadline of a step is not before its duration",
+    ),
+    "deadline 1d": (
+        steps({"canary": {"share": "5%", "duration": "1h", "deadline": "1d"}}),
+        "a duration is written such as 30m",
+    ),
+    # objectives and gates
+    "negative margin": (objectives(margin="-5%"), "a margin is a percentage that is not negative"),
+    "margin without percent sign": (objectives(margin="5"), "a margin is a percentage"),
+    "margin as a number": (objectives(margin=0.05), "must be of type string"),
+    "margin above the promotion's": (objectives(margin="30%"), MARGINS),
+    "margin equal to the promotion's": (
+        objectives(margin="12%", promotionMargin="12.0%"),
+        MARGINS,
+    ),
+    "promotion margin below the default margin": (objectives(promotionMargin="10%"), MARGINS),
+    "negative promotion margin": (objectives(promotionMargin="-1%"), "a margin is a percentage"),
+    "limit below what is measured": (objectives(ttftP99="0.05ms"), LATENCY),
+    "limit of nothing": (objectives(tpotP99="0s"), LATENCY),
+    "limit of a day": (objectives(e2eP99="24h"), LATENCY),
+    "limit without unit": (objectives(ttftP99="350"), LATENCY),
+    "negative limit": (objectives(ttftP99="-1s"), LATENCY),
+    "first token after the end": (
+        objectives(ttftP99="31s", e2eP99="30s"),
+        "ttftP99 is at most e2eP99",
+    ),
+    "error rate of nothing": (objectives(errorRate="0%"), RATE),
+    "error rate of half": (objectives(errorRate="50%"), RATE),
+    "negative error rate": (objectives(errorRate="-1%"), RATE),
+    "unknown objective": (objectives(p99="1s"), 'unknown field "spec.objectives.p99"'),
+    "no error budget": (spec(strategy={"errorBudget": "0%"}), RATE),
+    "error budget of everything": (spec(strategy={"errorBudget": "100%"}), RATE),
+    "inconclusive promotes": (
+        spec(strategy={"onInconclusive": "Promote"}),
+        'supported values: "Hold", "Rollback"',
+    ),
+    "gate of another mode": (
+        spec(gates={"latency": {"mode": "Warn"}}),
+        'supported values: "Enforce", "Observe", "Off"',
+    ),
+    "placebo as text": (spec(gates={"latency": {"placebo": "yes"}}), "must be of type boolean"),
     # names
     "name of 41 characters": (name("x" * 41), "the name has at most 40 characters"),
     "name with a dot": (name("a.b"), "the name begins with a lower-case letter"),
@@ -214,6 +265,23 @@ ACCEPTED: dict[str, Change] = {
     ),
     "the largest template": revision(prompt={"chatTemplate": "x" * 65_536}),
     "no warm window": spec(strategy={"rollbackWindow": "0s"}),
+    "every objective": objectives(
+        ttftP99="0.1ms",
+        tpotP99="40ms",
+        e2eP99="1h",
+        errorRate="0.0001%",
+        margin="0%",
+        promotionMargin="0.0001%",
+    ),
+    "wide margins": objectives(margin="150%", promotionMargin="999.9999%"),
+    "a promotion margin just above the default margin": objectives(promotionMargin="10.5%"),
+    "a deadline": steps(
+        {"canary": {"share": "5%", "duration": "1h", "deadline": "60m"}},
+    ),
+    "a gate that only reports": spec(gates={"latency": {"mode": "Observe", "placebo": True}}),
+    "rollback at the deadline": spec(
+        strategy={"onInconclusive": "Rollback", "errorBudget": "49.9999%"}
+    ),
 }
 
 
@@ -254,8 +322,12 @@ def test_defaults_are_as_documented_and_as_the_operators_own(applier: Applier) -
         ],
         "matchLoad": True,
         "rollbackWindow": "1h",
+        "onInconclusive": "Hold",
+        "errorBudget": "1%",
         "readyTimeout": "30m",
     }
+    assert stored["objectives"] == {"promotionMargin": "25%"}
+    assert stored["gates"]["latency"] == {"mode": "Enforce", "placebo": False}
     assert stored["revisionHistoryLimit"] == 10
     assert read_spec({"spec": stored}) == read_spec(make_manifest())
 

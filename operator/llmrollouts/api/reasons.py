@@ -49,6 +49,10 @@ class ConditionType(DocumentedName):
         "Shares are programmed with a dead-man's switch and read back from every gateway.",
     )
     LAPSED = "Lapsed", "The canary share is 0 for now, without a verdict on the revision."
+    MEASURED = (
+        "Measured",
+        "The gates get the data that they need; False says which does not, and why.",
+    )
     COMMAND_REFUSED = "CommandRefused", "The last command was not executed; the message says why."
     STATUS_REBUILT = (
         "StatusRebuilt",
@@ -96,6 +100,58 @@ class Reason(DocumentedName):
     GATE_FAILED = "GateFailed", "A gate failed; the message carries its numbers."
     GATE_INCONCLUSIVE = "GateInconclusive", "A gate cannot decide; nothing is promoted on it."
     GATE_ERROR = "GateError", "A gate's source failed; nothing is promoted or rolled back on it."
+    GATE_FROZEN = (
+        "GateFrozen",
+        "A limit is broken, but stable breaks it too: nothing moves until a person has looked.",
+    )
+    GATE_SILENT = "GateSilent", "A gate that must judge has not said anything yet."
+    PROVEN = "Proven", "The revision was shown to be no worse than promotionMargin allows."
+    NOT_PROVEN = (
+        "NotProven",
+        "No harm was seen, but it is not shown yet that the revision is no worse.",
+    )
+    DEADLINE_REACHED = (
+        "DeadlineReached",
+        "The step's deadline came before enough evidence; onInconclusive decided.",
+    )
+    WATCH_FAILED = (
+        "WatchFailed",
+        "The promoted revision failed while the old one was warm; users went back to it.",
+    )
+    COMMON_FAULT = (
+        "CommonFault",
+        "Containers of both revisions died within a minute: the canary is not blamed for it.",
+    )
+
+    # What a gate found (status.gates)
+    NO_HARM = "NoHarm", "Nothing says that the canary is worse."
+    SLOWER = "Slower", "The canary is slower than stable by more than the margin."
+    MORE_ERRORS = "MoreErrors", "The canary fails more requests than stable."
+    OBJECTIVE_MISSED = (
+        "ObjectiveMissed",
+        "The canary breaks a limit of spec.objectives and is worse than stable.",
+    )
+    TOO_FEW_SAMPLES = (
+        "TooFewSamples",
+        "Too few requests to decide; the message says how many more and how long that takes.",
+    )
+    LOAD_NOT_MATCHED = (
+        "LoadNotMatched",
+        "Canary and stable workers are not equally busy, so they cannot be compared.",
+    )
+    MEASUREMENT_DISAGREES = (
+        "MeasurementDisagrees",
+        "The workers count other requests than the gateways: the numbers are not believed.",
+    )
+    NO_TAP = (
+        "NoTap",
+        "The image runs without the tap; its own histograms are used and see less.",
+    )
+    NO_WORKER_FOUND = (
+        "NoWorkerFound",
+        "The gate found no worker to measure; the message names the selector.",
+    )
+    MEASURED = "Measured", "Every gate gets the data that it needs."
     PAUSED = "Paused", "A person paused the rollout; `resume` goes on."
     RESUMED = "Resumed", "A person resumed the rollout."
     HELD = "Held", "The rollout needs a person; the message says which command does what."
@@ -117,6 +173,34 @@ class Reason(DocumentedName):
         "Workers of an earlier revision leave before the next revision starts.",
     )
     NOT_READY_IN_TIME = "NotReadyInTime", "Workers were not ready within readyTimeout."
+
+    # What a gate from Prometheus found
+    WITHIN_LIMIT = "WithinLimit", "The answer keeps its limit."
+    LIMIT_BROKEN = (
+        "LimitBroken",
+        "The answer breaks its limit; the message says how often in a row.",
+    )
+    NOT_ASKED_YET = "NotAskedYet", "The query was not answered in this step yet."
+    GATE_INVALID = "GateInvalid", "The gate's fields contradict each other; the message says which."
+    ADDRESS_NOT_ALLOWED = (
+        "AddressNotAllowed",
+        "The operator's configuration does not allow this Prometheus, or its name leads to an "
+        "address of the operator's own machine or network link.",
+    )
+    SECRET_MISSING = "SecretMissing", "A referenced Secret or its key does not exist."
+    SECRET_FORBIDDEN = "SecretForbidden", "The operator may not read the referenced Secret."
+    SECRET_UNUSABLE = "SecretUnusable", "A referenced Secret holds no usable credential."
+    NOT_REACHED = "NotReached", "The Prometheus could not be reached."
+    NOT_ANSWERED_IN_TIME = "NotAnsweredInTime", "The answer did not come in time."
+    REQUEST_REFUSED = "RequestRefused", "The Prometheus refused the request."
+    QUERY_INVALID = "QueryInvalid", "Prometheus does not understand the query."
+    UNUSABLE_ANSWER = "UnusableAnswer", "The answer is none that a Prometheus gives, or too large."
+    NO_SERIES = "NoSeries", "The query found no series; the message shows the query."
+    SEVERAL_SERIES = "SeveralSeries", "The query found several series where one number is needed."
+    NOT_A_NUMBER = "NotANumber", "The answer is NaN or infinite."
+    STALE_ANSWER = "StaleAnswer", "The answer or the data behind it is older than maxAge."
+    NOT_COMPARABLE = "NotComparable", "Stable's answer is 0 or below, so there is no ratio to it."
+    GATE_BROKEN = "GateBroken", "The operator met an error of its own; its log has the trace."
 
     # SourceResolved
     RESOLVED = "Resolved", "Every reference was read and stored with the revision."

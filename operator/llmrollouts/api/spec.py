@@ -11,7 +11,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from llmrollouts.api.gates import Gates, LatencyGate
 from llmrollouts.api.model import ApiModel
+from llmrollouts.api.objectives import Objectives
 from llmrollouts.api.revision import (
     MAX_TEXT,
     ConfigMapKeyRef,
@@ -35,7 +37,7 @@ from llmrollouts.api.strategy import (
     Strategy,
     default_steps,
 )
-from llmrollouts.api.texts import DurationText, ShareText
+from llmrollouts.api.texts import DurationText, LatencyText, ShareText
 
 __all__ = [
     "MAX_REPLICAS",
@@ -46,8 +48,12 @@ __all__ = [
     "DurationText",
     "Engine",
     "EnvVar",
+    "Gates",
     "LLMDeploymentSpec",
+    "LatencyGate",
+    "LatencyText",
     "ModelSource",
+    "Objectives",
     "Placement",
     "Prompt",
     "Resources",
@@ -70,7 +76,11 @@ class LLMDeploymentSpec(ApiModel):
     """How many workers answer all users."""
     revision: Revision
     """Everything that changes behaviour: model, engine, resources, prompt, retrieval."""
+    objectives: Objectives = Field(default_factory=Objectives)
+    """What every revision must keep, and how much slower than stable a new one may be."""
     strategy: Strategy = Field(default_factory=Strategy)
     """How a new revision takes over."""
+    gates: Gates = Field(default_factory=Gates)
+    """What judges a new revision while it takes over."""
     revision_history_limit: Annotated[int, Field(ge=1, le=100)] = 10
     """How many old revisions stay stored for `rollback --to`."""

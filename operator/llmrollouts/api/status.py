@@ -14,13 +14,19 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 
 from llmrollouts.api.model import StoredModel
-from llmrollouts.api.rules import ATOMIC_LIST, TYPED_LIST, Schema
+from llmrollouts.api.rules import ATOMIC_LIST, NAMED_LIST, TYPED_LIST, Schema
 from llmrollouts.api.texts import ShareText
 
 MESSAGE_LENGTH: Final = 1024
 NAME_LENGTH: Final = 253
 HISTORY_ENTRIES: Final = 20
 LIST_ENTRIES: Final = 64
+GATE_ENTRIES: Final = 32
+METRIC_ENTRIES: Final = 24
+NUMBER_LENGTH: Final = 32
+
+Verdict = Literal["Passed", "Failed", "Inconclusive", "Error", "Frozen"]
+Proof = Literal["Proven", "Collecting", "NotNeeded"]
 
 Phase = Literal[
     "Pending",
@@ -63,6 +69,9 @@ def _is_near(value: datetime) -> datetime:
 Time = Annotated[AwareDatetime, AfterValidator(_is_near)]
 MessageText = Annotated[str, _cut(MESSAGE_LENGTH), Schema((("maxLength", MESSAGE_LENGTH),))]
 NameText = Annotated[str, _cut(NAME_LENGTH), Schema((("maxLength", NAME_LENGTH),))]
+NumberText = Annotated[str, _cut(NUMBER_LENGTH), Schema((("maxLength", NUMBER_LENGTH),))]
+_LAST_GATES = (_keep_last(GATE_ENTRIES), Schema((("maxItems", GATE_ENTRIES),)))
+_LAST_METRICS = (_keep_last(METRIC_ENTRIES), Schema((("maxItems", METRIC_ENTRIES),)))
 _LAST_HISTORY = (_keep_last(HISTORY_ENTRIES), Schema((("maxItems", HISTORY_ENTRIES),)))
 _LAST_ENTRIES = (_keep_last(LIST_ENTRIES), Schema((("maxItems", LIST_ENTRIES),)))
 
@@ -115,6 +124,83 @@ class StepStatus(StoredModel):
     """Since when a gateway has yet to report to this operator; the share lapses 15 s later."""
     counter: RequestCounter = Field(default_factory=RequestCounter)
     """The requests counted in this step, compared with the step's minRequests."""
+    waited_seconds: float = 0.0
+    """Time towards the step's deadline up to `waitingSince`, in seconds."""
+    waiting_since: Time | None = None
+    """Since when that time runs; absent while the rollout is paused, held or lapsed."""
+
+
+class AttemptStatus(StoredModel):
+    """One attempt to promote a revision, with its own budget of false rollbacks. A retry is a new
+    attempt; a restart of the operator and an edit are not."""
+
+    revision: NameText
+    """The revision that is tried."""
+    number: int
+    """The number of the attempt, counted over all revisions of this deployment."""
+    started_at: Time
+    """When it began."""
+    error_budget: float
+    """The accepted chance that this attempt rolls a good revision back, as a fraction."""
+    spent: float = 0.0
+    """What of it the stages so far were allotted."""
+    stage: NameText = ""
+    """The stage that is judged now: revision/attempt/step, or revision/attempt/watch."""
+    level: float = 0.0
+    """What of the budget this stage was allotted."""
+    errors: RequestCounter = Field(default_factory=RequestCounter)
+    """User requests that failed at the revision in this attempt, saved ones included."""
+    saved: RequestCounter = Field(default_factory=RequestCounter)
+    """Of these, the requests that stable workers answered instead."""
+
+
+class GateMetric(StoredModel):
+    """What a gate found for one metric. Numbers are texts, as people read them."""
+
+    name: NameText
+    """The metric, such as ttft."""
+    evidence: NumberText | None = None
+    """The evidence of harm; the gate fires when it reaches `needed`."""
+    needed: NumberText | None = None
+    """The evidence that decides."""
+    p50: NumberText | None = None
+    """Canary to stable at the median; 1.10 is ten percent slower."""
+    p95: NumberText | None = None
+    """Canary to stable at the 95th percentile."""
+    p99: NumberText | None = None
+    """Canary to stable at the 99th percentile."""
+    ks: NumberText | None = None
+    """The largest distance between the two distributions (Kolmogorov-Smirnov)."""
+    ks_lower: NumberText | None = None
+    """What that distance is at least, at the gate's certainty."""
+    message: MessageText | None = None
+    """The same in one sentence."""
+
+
+class GateStatus(StoredModel):
+    """What a gate says, with its evidence. The last word stays after the rollout has ended."""
+
+    name: NameText
+    """The gate that speaks."""
+    verdict: Verdict
+    """Passed: no harm seen. Failed: rolled back. Frozen: a limit is broken by both revisions, a
+    person is needed. Inconclusive: not enough to decide. Error: the source failed."""
+    reason: NameText
+    """One word that says why."""
+    message: MessageText
+    """Why, with its numbers."""
+    since: Time
+    """Since when the verdict is this one."""
+    updated_at: Time
+    """When the numbers were read."""
+    proof: Proof = "NotNeeded"
+    """Whether the revision was shown to be no worse, which shares above 5% need."""
+    canary_requests: int | None = None
+    """Requests of the canary that were compared."""
+    control_requests: int | None = None
+    """Requests of the stable workers that they were compared with."""
+    metrics: Annotated[list[GateMetric], *_LAST_METRICS, ATOMIC_LIST] = Field(default_factory=list)
+    """The evidence by metric."""
 
 
 class PromotionStatus(StoredModel):
@@ -151,6 +237,10 @@ class WarmStatus(StoredModel):
     """The revision that was stable before."""
     until: Time
     """When its workers may go (spec.strategy.rollbackWindow)."""
+    share: ShareText | None = None
+    """The share of user requests that it answers, so that the new revision is compared with it."""
+    shadow_share: ShareText | None = None
+    """The share of user requests that is copied to it, so that its workers are as busy."""
 
 
 class RetiringStatus(StoredModel):
@@ -169,6 +259,8 @@ class DeathStatus(StoredModel):
 
     seen: Annotated[list[NameText], *_LAST_ENTRIES, ATOMIC_LIST] = Field(default_factory=list)
     """The deaths counted so far, as pod uid/container/restart."""
+    excused: Annotated[list[NameText], *_LAST_ENTRIES, ATOMIC_LIST] = Field(default_factory=list)
+    """Deaths that do not count, because workers of the other revision died in the same minute."""
     revision: NameText | None = None
     """The revision whose deaths these are."""
 
@@ -185,13 +277,23 @@ class RollbackStatus(StoredModel):
     message: MessageText
     """Why, with its numbers."""
     requested_at: Time | None = None
-    """When a person or the spec asked for it, or the fault was first seen."""
+    """When a person asked for it, to the second."""
+    first_seen_at: Time | None = None
+    """When the fault was first seen in the data: the evidence that decided began here."""
+    detected_at: Time | None = None
+    """When the evidence was enough."""
     decided_at: Time
     """When the operator decided it."""
     programmed_at: Time | None = None
     """When the last gateway had acknowledged it."""
     last_canary_request_at: Time | None = None
     """When the last user request started on the revision taken out."""
+    lost_requests: int | None = None
+    """User requests of this attempt that failed at the revision and were not saved."""
+    saved_requests: int | None = None
+    """User requests of this attempt that failed at the revision and that stable answered."""
+    cut_streams: int | None = None
+    """Answers of the revision in this attempt that ended after their first token and too early."""
     rejects: bool = False
     """Whether the revision stays out until a person says `retry`."""
 
@@ -260,6 +362,10 @@ class LLMDeploymentStatus(StoredModel):
     """The share that the gateways report for the last ten seconds."""
     measured_shadow_share: NameText | None = None
     """The mirrored share that the gateways report for the last ten seconds."""
+    attempt: AttemptStatus | None = None
+    """The running or last attempt to promote a revision."""
+    gates: Annotated[list[GateStatus], *_LAST_GATES, NAMED_LIST] = Field(default_factory=list)
+    """What the gates say, with their evidence."""
     promotion: PromotionStatus | None = None
     """The running promotion."""
     warm: WarmStatus | None = None

@@ -2,22 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from llmrollouts.api.duration import DURATION_PATTERN, parse_duration
 from llmrollouts.api.model import ApiModel
 from llmrollouts.api.rules import ATOMIC_LIST, Rule, rules
 from llmrollouts.api.share import SHARE_PATTERN
-from llmrollouts.api.texts import ReadyTimeoutText, StepDurationText, StepShareText, WindowText
+from llmrollouts.api.texts import (
+    ErrorBudgetText,
+    ReadyTimeoutText,
+    StepDurationText,
+    StepShareText,
+    WindowText,
+)
 
 MAX_STEPS: Final = 20
 MAX_REPLICAS: Final = 1_000
 
 MinRequests = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
+_DEADLINE_MESSAGE = (
+    "the deadline of a step is not before its duration: raise deadline, or leave it out for four "
+    "times the duration and at least 1h"
+)
+_DEADLINE_RULE = Rule(
+    f"!has(self.deadline) || !self.deadline.matches(r'{DURATION_PATTERN}') || "
+    f"!self.duration.matches(r'{DURATION_PATTERN}') || "
+    "duration(self.deadline) >= duration(self.duration)",
+    _DEADLINE_MESSAGE,
+)
 
-class ShadowStep(ApiModel):
+
+class _TimedStep(ApiModel):
+    model_config = ConfigDict(json_schema_extra=rules(_DEADLINE_RULE))
+
+    share: StepShareText
+    duration: StepDurationText
+    min_requests: MinRequests = 20
+    deadline: StepDurationText | None = None
+
+    @model_validator(mode="after")
+    def _ends_after_its_duration(self) -> Self:
+        if self.deadline is not None and parse_duration(self.deadline) < parse_duration(
+            self.duration
+        ):
+            raise ValueError(_DEADLINE_MESSAGE)
+        return self
+
+
+class ShadowStep(_TimedStep):
     """Copies a share of the user requests to the canary and drops its answers."""
 
     share: StepShareText
@@ -26,9 +61,12 @@ class ShadowStep(ApiModel):
     """How long requests must flow before the next step, such as 24h."""
     min_requests: MinRequests = 20
     """How many requests the canary must have had before the next step."""
+    deadline: StepDurationText | None = None
+    """How long the step may take to gather enough evidence, waiting included and pauses not; then
+    `onInconclusive` decides. Default: four times the duration, and at least 1h."""
 
 
-class CanaryStep(ApiModel):
+class CanaryStep(_TimedStep):
     """Lets the canary answer a share of the user requests."""
 
     share: StepShareText
@@ -37,6 +75,9 @@ class CanaryStep(ApiModel):
     """How long requests must flow before the next step, such as 30m."""
     min_requests: MinRequests = 20
     """How many requests the canary must have had before the next step."""
+    deadline: StepDurationText | None = None
+    """How long the step may take to gather enough evidence, waiting included and pauses not; then
+    `onInconclusive` decides. Default: four times the duration, and at least 1h."""
 
 
 class Step(ApiModel):
@@ -121,5 +162,11 @@ class Strategy(ApiModel):
     max_extra_replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] | None = None
     """Workers above `replicas` during a rollout. Default: as many as `replicas`. With fewer the
     stable revision shrinks as the canary grows, and condition InstantRollback says so."""
+    on_inconclusive: Literal["Hold", "Rollback"] = "Hold"
+    """What happens at a step's deadline when the evidence still does not decide. Hold: a person is
+    needed. Rollback: the revision is taken out and rejected until `retry`. Never a promotion."""
+    error_budget: ErrorBudgetText = "1%"
+    """The accepted chance that one attempt with a good revision is rolled back, over all its steps,
+    metrics and looks together. A smaller one makes every detection slower."""
     ready_timeout: ReadyTimeoutText = "30m"
     """How long workers may take to become ready before the revision counts as failed."""

@@ -6,7 +6,8 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, StringConstraints
 
-from llmrollouts.api.duration import DURATION_PATTERN
+from llmrollouts.api.duration import DURATION_PATTERN, parse_duration
+from llmrollouts.api.percent import PERCENT_PATTERN, parse_percent
 from llmrollouts.api.rules import Rule, matches
 from llmrollouts.api.share import SHARE_PATTERN, Share
 
@@ -19,10 +20,50 @@ _STEP_SHARE_MESSAGE = (
     "decimals, such as 0.5%"
 )
 
+SMALLEST_LATENCY: Final = "0.1ms"
+LONGEST_LATENCY: Final = "1h"
+_LATENCY_MESSAGE = (
+    f"a latency lies between {SMALLEST_LATENCY}, the smallest that is measured, and "
+    f"{LONGEST_LATENCY}, such as 350ms"
+)
+_MARGIN_MESSAGE = (
+    "a margin is a percentage that is not negative, with the percent sign, such as 10%: a "
+    "negative one would roll equal revisions back"
+)
+_RATE_MESSAGE = (
+    "this is a percentage above 0% and below 50%, with the percent sign and at most four "
+    "decimals, such as 0.2%"
+)
+
 
 def _above_zero(text: str) -> str:
     if not Share.parse(text):
         raise ValueError(_STEP_SHARE_MESSAGE)
+    return text
+
+
+def _is_latency(text: str) -> str:
+    seconds = parse_duration(text)
+    if not parse_duration(SMALLEST_LATENCY) <= seconds <= parse_duration(LONGEST_LATENCY):
+        raise ValueError(_LATENCY_MESSAGE)
+    return text
+
+
+def _is_margin(text: str) -> str:
+    try:
+        parse_percent(text)
+    except ValueError as error:
+        raise ValueError(_MARGIN_MESSAGE) from error
+    return text
+
+
+def _is_rate(text: str) -> str:
+    try:
+        rate = parse_percent(text)
+    except ValueError as error:
+        raise ValueError(_RATE_MESSAGE) from error
+    if not 0 < rate < 0.5:
+        raise ValueError(_RATE_MESSAGE)
     return text
 
 
@@ -50,6 +91,31 @@ DurationText = Annotated[str, *_DURATION]
 StepDurationText = Annotated[str, *_DURATION, _lasts("1s", "720h")]
 WindowText = Annotated[str, *_DURATION, _lasts("0s", "720h")]
 ReadyTimeoutText = Annotated[str, *_DURATION, _lasts("1s", "24h")]
+LatencyText = Annotated[
+    str,
+    StringConstraints(max_length=32),
+    AfterValidator(_is_latency),
+    Rule(
+        f"self.matches(r'{DURATION_PATTERN}') && duration(self) >= duration('{SMALLEST_LATENCY}') "
+        f"&& duration(self) <= duration('{LONGEST_LATENCY}')",
+        _LATENCY_MESSAGE,
+    ),
+]
+_PERCENT = StringConstraints(max_length=9)
+MarginText = Annotated[
+    str, _PERCENT, AfterValidator(_is_margin), matches(PERCENT_PATTERN, _MARGIN_MESSAGE)
+]
+_RATE = (
+    _PERCENT,
+    AfterValidator(_is_rate),
+    Rule(
+        f"self.matches(r'{PERCENT_PATTERN}') && double(self.replace('%', '')) > 0.0 && "
+        "double(self.replace('%', '')) < 50.0",
+        _RATE_MESSAGE,
+    ),
+)
+ErrorRateText = Annotated[str, *_RATE]
+ErrorBudgetText = Annotated[str, *_RATE]
 ShutdownTimeoutText = Annotated[str, *_DURATION, _lasts("0s", "1h")]
 QueryIntervalText = Annotated[str, *_DURATION, _lasts("10s", "1h")]
 QueryTimeoutText = Annotated[str, *_DURATION, _lasts("1s", "60s")]

@@ -31,6 +31,8 @@ def gates_pass(status: LLMDeploymentStatus, facts: Facts) -> Objection | None:  
                 continue
             case "Failed":
                 return Objection(Reason.GATE_FAILED, describe(gate))
+            case "Frozen":
+                return Objection(Reason.GATE_FROZEN, describe(gate))
             case "Inconclusive":
                 return Objection(Reason.GATE_INCONCLUSIVE, describe(gate))
             case _:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 from llmrollouts.api.spec import LLMDeploymentSpec
-from llmrollouts.api.status import LLMDeploymentStatus
+from llmrollouts.api.status import LLMDeploymentStatus, Proof, Verdict
 from llmrollouts.rollout.intent import TrafficObservation
+
+# The gate that spec.gates.latency sets up; others have names of their own.
+LATENCY_GATE: Final = "latency"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class Deployment:
     command_sequence: int = 0
     # The command stands in last-applied or in a field owned by an Apply: it came from Git.
     command_applied: bool = False
+    # When the command was given, to the second, as far as the API server tells.
+    command_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +115,59 @@ class WorkerSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """The verdict of one gate on the running step; where later gates plug in."""
+class MetricNumbers:
+    """What a gate found for one metric, such as ``ttft``.
+
+    evidence: of harm; ``needed`` of it decides. p50, p95, p99: canary to stable, as a ratio.
+    ks, ks_lower: the distance of the two distributions, and what it is at least.
+    """
 
     name: str
-    verdict: Literal["Passed", "Failed", "Inconclusive", "Error"]
+    evidence: float | None = None
+    needed: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    ks: float | None = None
+    ks_lower: float | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GateNumbers:
+    """The evidence behind a verdict: requests compared, metric by metric.
+
+    cut_streams: answers of the judged revision in this attempt that ended after their first token
+    and too early; None where nobody counts them.
+    """
+
+    canary_requests: int = 0
+    control_requests: int = 0
+    metrics: tuple[MetricNumbers, ...] = ()
+    cut_streams: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The verdict of one gate on the running stage.
+
+    reason: one word of api/reasons.py; message: one plain sentence with its numbers.
+    proof: Collecting while the revision has yet to be shown no worse, which shares above 5 % and
+        the promotion need; NotNeeded for gates that prove nothing.
+    first_seen_at: when the evidence that decided began; detected_at: when it was enough.
+    stage: status.attempt.stage that was judged; a verdict on another stage is not heard. Empty for
+        gates that know no stages.
+    """
+
+    name: str
+    verdict: Verdict
     reason: str
     message: str
+    proof: Proof = "NotNeeded"
+    first_seen_at: datetime | None = None
+    detected_at: datetime | None = None
+    numbers: GateNumbers | None = None
+    stage: str = ""
 
 
 @dataclass(frozen=True, slots=True)
