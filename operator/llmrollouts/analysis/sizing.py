@@ -1,0 +1,272 @@
+"""What a step can find, how fast and with how many requests, before anybody runs it.
+
+The evidence of the gate grows by the mean of its capped bets, second after second, with a spread
+that follows from the same counts. Both are computed here from the gate's own bets (``log_e``) over
+the law of one second's counts: Poisson arrivals, each over a threshold with the chance that the
+effect gives it. The delay is then the second at which the mixture of all bets crosses 1/level:
+with the mean growth for the median, with growth 1.645 standard deviations lower for the 95 of 100.
+
+The law of a latency is lognormal around any median: only ratios count. ``sigma`` is the standard
+deviation of its logarithm; 0.5 is an even load of like prompts, a mixture of short and long
+prompts has 0.6 to 1.2 and needs up to six times as many requests. It decides nothing. Called by
+`kubectl llm plan` and, for a running step, by the operator.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from scipy.special import logsumexp
+from scipy.stats import norm, poisson
+
+from llmrollouts.analysis.eprocess import (
+    ERROR_BETS,
+    ERROR_CAP,
+    LATENCY_BETS,
+    QUANTILES,
+    TICK_CAP,
+    Bet,
+)
+from llmrollouts.analysis.evalue import FloatArray
+from llmrollouts.analysis.evalues import IntArray, log_e_many
+from llmrollouts.analysis.grid import GROWTH, buckets_in
+
+SIGMA: Final = 0.5
+STABLE_ERRORS: Final = 0.001
+# The fewest canary requests on which latency may roll back.
+LEAST_REQUESTS: Final = 20
+_SLOW_LUCK: Final = 1.645  # standard deviations: 95 of 100 runs are quicker
+_START_WEIGHT: Final = 0.5
+_EVERY_SECOND_UP_TO: Final = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """A regression: ``touched`` of the requests are ``ratio`` times slower, or ``failing`` of them
+    fail (on top of what fails on stable)."""
+
+    name: str
+    ratio: float = 1.0
+    touched: float = 1.0
+    failing: float = 0.0
+
+
+EFFECTS: Final = (
+    Effect("+10%", 1.10),
+    Effect("+25%", 1.25),
+    Effect("+50%", 1.5),
+    Effect("2x", 2.0),
+    Effect("4x", 4.0),
+    Effect("5% of requests 5x", 5.0, touched=0.05),
+    Effect("1% errors", failing=0.01),
+    Effect("5% errors", failing=0.05),
+    Effect("20% errors", failing=0.2),
+    Effect("100% errors", failing=1.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a step gives the gate. canary, control: requests a second that are compared; margin:
+    ratio; latency_level, error_level: the chance of a false alarm allotted to one latency metric
+    and to the errors; seconds: the length of the step."""
+
+    canary: float
+    control: float
+    margin: float
+    latency_level: float
+    error_level: float
+    seconds: int
+    sigma: float = SIGMA
+    stable_errors: float = STABLE_ERRORS
+
+    def __post_init__(self) -> None:
+        if not (self.canary >= 0 and self.control >= 0 and self.seconds >= 1 and self.sigma > 0):
+            raise ValueError("rates are not negative, a step lasts a second or more, sigma > 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """What becomes of one effect, from its first request on. Seconds; None: not in this step.
+
+    Not contained: the age at which a request counts (its largest threshold) and the way of the
+    verdict to the gateways.
+    """
+
+    effect: Effect
+    median: float | None
+    p95: float | None
+
+    def requests(self, rate: float) -> int | None:
+        """Canary requests until it is found in 95 of 100 runs."""
+        return math.ceil(self.p95 * rate) if self.p95 is not None else None
+
+
+def find_power(setting: Setting, effects: Sequence[Effect] = EFFECTS) -> tuple[Power, ...]:
+    """Each effect's delay in this step."""
+    return tuple(expect_delay(effect, setting) for effect in effects)
+
+
+def expect_delay(effect: Effect, setting: Setting) -> Power:
+    """The delay of one effect. A step without canary or control requests finds nothing."""
+    if setting.canary == 0 or setting.control == 0:
+        return Power(effect, None, None)
+    if effect.failing:
+        bets, cap, level, least = ERROR_BETS, ERROR_CAP, setting.error_level, 0.0
+        base = setting.stable_errors
+        chances: tuple[tuple[float, float], ...] = ((base + (1 - base) * effect.failing, base),)
+    else:
+        bets, cap, level = LATENCY_BETS, TICK_CAP, setting.latency_level
+        least = LEAST_REQUESTS / setting.canary
+        chances = tuple(
+            (_chance_over(effect, setting, quantile), 1 - quantile) for quantile in QUANTILES
+        )
+    mean, deviation = _growth(
+        _rounded(setting.canary), _rounded(setting.control), chances, bets, cap
+    )
+    found = (
+        _first_crossing(mean, deviation, luck, level, setting.seconds) for luck in (0, _SLOW_LUCK)
+    )
+    median, p95 = (_at_least(second, least, setting.seconds) for second in found)
+    return Power(effect, median, p95)
+
+
+def _at_least(second: float | None, least: float, longest: int) -> float | None:
+    """Never sooner than the fewest requests are in."""
+    if second is None or least > longest:
+        return None
+    return max(second, float(math.ceil(least)))
+
+
+def _rounded(rate: float) -> float:
+    """Two digits are enough, and make the cache worth while."""
+    return float(f"{rate:.2g}")
+
+
+def _chance_over(effect: Effect, setting: Setting, quantile: float) -> float:
+    """That a canary request exceeds margin times stable's quantile."""
+    # The gate rounds the margin up to whole buckets.
+    margin = buckets_in(setting.margin) * math.log(GROWTH)
+    threshold = float(norm.ppf(quantile)) + margin / setting.sigma
+    slow = float(norm.sf(threshold - math.log(effect.ratio) / setting.sigma))
+    return effect.touched * slow + (1 - effect.touched) * float(norm.sf(threshold))
+
+
+@lru_cache(maxsize=4096)
+def _growth(
+    canary: float,
+    control: float,
+    chances: tuple[tuple[float, float], ...],
+    bets: tuple[Bet, ...],
+    cap: float,
+) -> tuple[FloatArray, FloatArray]:
+    """Mean and standard deviation of one second's gain of each bet, in nats."""
+    means, deviations = np.empty(len(bets)), np.empty(len(bets))
+    for threshold, (over, stable_over) in enumerate(chances):
+        places = [i for i, bet in enumerate(bets) if bet.threshold == threshold]
+        logs = np.log(np.array([bets[i].omega for i in places]))
+        weights, cells = _cells(canary, control, over, stable_over)
+        gains = log_e_many(cells, logs, cap)
+        mean = weights @ gains
+        means[places] = mean
+        deviations[places] = np.sqrt(weights @ (gains - mean) ** 2)
+    return means, deviations
+
+
+def _cells(
+    canary: float, control: float, over: float, stable_over: float
+) -> tuple[FloatArray, IntArray]:
+    """The counts of one second: probabilities, shape (n,), and cells, shape (n, 4)."""
+    means = (canary * over, canary * (1 - over), control * stable_over, control * (1 - stable_over))
+    # Many requests scatter little beside their number, and cost more each.
+    nodes = (24, 12, 8, 2) if canary < 50 else (10, 3, 4, 1)
+    parts = [_poisson_nodes(mean, most) for mean, most in zip(means, nodes, strict=True)]
+    weights = np.array([1.0])
+    for part, _ in parts:
+        weights = np.outer(weights, part).ravel()
+    counts = np.array(np.meshgrid(*(values for _, values in parts), indexing="ij"))
+    canary_over, canary_under, control_over, control_under = counts.reshape(len(parts), -1)
+    cells = (canary_over, canary_over + canary_under, control_over, control_over + control_under)
+    return weights, np.stack(cells, axis=1)
+
+
+def _poisson_nodes(mean: float, most: int) -> tuple[FloatArray, IntArray]:
+    """Counts and their weights, of the same mean: all that matter where these are few, else
+    ``most`` equally likely groups, each at the two whole numbers around its own mean."""
+    low, high = int(poisson.ppf(1e-6, mean)), int(poisson.isf(1e-6, mean))
+    values = np.arange(low, high + 1)
+    weights = poisson.pmf(values, mean)
+    weights /= weights.sum()
+    if len(values) <= most:
+        return weights, values
+    # The sum of the values up to a chance u is piecewise linear in u: its steps are the groups.
+    chance = np.concatenate([[0.0], np.cumsum(weights)])
+    partial = np.concatenate([[0.0], np.cumsum(weights * values)])
+    centres = np.diff(np.interp(np.linspace(0, chance[-1], most + 1), chance, partial)) * most
+    below = np.floor(centres + 1e-9).astype(np.int64)
+    upper = np.clip(centres - below, 0, 1)
+    nodes, places = np.unique(np.concatenate([below, below + 1]), return_inverse=True)
+    weights = np.bincount(places, np.concatenate([1 - upper, upper]) / most)
+    return weights, nodes
+
+
+def _first_crossing(
+    mean: FloatArray, deviation: FloatArray, luck: float, level: float, longest: int
+) -> float | None:
+    """The first second at which the mixture of bets reaches 1/level; None: not by ``longest``."""
+    seconds = np.arange(1, min(longest, _EVERY_SECOND_UP_TO) + 1, dtype=float)
+    if longest > _EVERY_SECOND_UP_TO:
+        later = np.geomspace(_EVERY_SECOND_UP_TO, longest, 512)[1:]
+        seconds = np.concatenate([seconds, later])
+    grown = mean * seconds[:, None] - luck * deviation * np.sqrt(seconds)[:, None]
+    evidence = logsumexp(grown, axis=1) + math.log(_START_WEIGHT / len(mean))
+    # One hair below, as the sum of so many logarithms is off by a rounding.
+    reached = evidence >= -math.log(level) - 1e-9
+    return float(math.ceil(seconds[int(np.argmax(reached))])) if reached.any() else None
+
+
+def is_blind(powers: Sequence[Power]) -> bool:
+    """Whether the step finds no slower revision at all."""
+    return all(power.p95 is None for power in powers if not power.effect.failing)
+
+
+def describe_findings(powers: Sequence[Power], rate: float) -> str:
+    """One sentence for people on what a step with so many canary requests a second can find."""
+    latency = [p for p in powers if not p.effect.failing and p.effect.touched == 1]
+    errors = [p for p in powers if p.effect.failing]
+    slow = _smallest_found(latency)
+    failing = _smallest_found(errors)
+    speed = f"{rate:.2g} compared canary requests a second"
+    if slow is None and failing is None:
+        return f"With {speed} this step can find nothing: it is too short or sees too few requests"
+    parts = []
+    if slow is not None:
+        parts.append(f"a revision {_in_words(slow.effect)} within {_span(slow.p95)}")
+        quick = next((p for p in latency if p.p95 is not None and p.p95 <= 30), None)
+        if quick is not None and quick is not slow:
+            parts.append(f"one {_in_words(quick.effect)} within {_span(quick.p95)}")
+    else:
+        parts.append("no slower revision up to 4x")
+    if failing is not None:
+        parts.append(f"{failing.effect.name} within {_span(failing.p95)}")
+    else:
+        parts.append("no failures")
+    return f"With {speed} this step finds {', '.join(parts)} (95 of 100 times)"
+
+
+def _smallest_found(powers: Sequence[Power]) -> Power | None:
+    return next((p for p in powers if p.p95 is not None), None)
+
+
+def _in_words(effect: Effect) -> str:
+    return f"{effect.name} slower"
+
+
+def _span(seconds: float | None) -> str:
+    value = math.ceil(seconds or 0)
+    return f"{value} s" if value < 120 else f"{math.ceil(value / 60)} min"
