@@ -171,9 +171,14 @@ class Observer:
                 and m["metadata"]["name"] == labels.child_name(key.name, _revision(m))
             ),
             traffic=self._traffic.observe(uid),
-            gates=self._gates.read_gates(deployment),
         )
+        if spec_problem is None:
+            observation = replace(observation, gates=self._gates.judge(observation))
         return Sight(manifest, observation, spec_problem)
+
+    def forget(self, key: Key) -> None:
+        """The deployment is gone: nothing is measured for it any more."""
+        self._gates.forget(key)
 
     def look_again(self, seen: Observation) -> Observation:
         """The same with what the traffic provider knows at this moment."""

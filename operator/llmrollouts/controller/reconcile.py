@@ -99,6 +99,7 @@ class Reconciler:
         if uid is not None:
             self._traffic.forget(uid)
             LOG.info("Forgot a deleted deployment", extra={"llmdeployment": str(key)})
+        self._observer.forget(key)
         self._versions.forget(key)
         self._telemetry.forget(key)
 

@@ -1,0 +1,116 @@
+"""Collects what stable does before a stage, from what its workers remember.
+
+Each worker is asked for its past, so that a busy service has its baseline within seconds; then for
+what is new, until there is enough. It decides only how much is enough; thresholds are made from it
+in analysis/stage. Called by controller/measure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Final
+
+from llmrollouts.analysis.baseline import (
+    MIN_BASELINE,
+    Baseline,
+    baseline_measurement,
+    choose_reference,
+)
+from llmrollouts.analysis.counts import Counts, Measurement, Stream
+from llmrollouts.metrics.cursor import Cursor, keys_of
+from llmrollouts.metrics.page import Page
+
+# With so many requests the p99.9 is one of several; more would not move the thresholds by much.
+PLENTY: Final = 2000
+# A baseline that is enough is still filled up for this long, seconds.
+PATIENCE: Final = 3.0
+_RATE_WINDOW: Final = 30.0
+
+
+class BaselineCollector:
+    """``began``: when it was asked for, on the reader's clock."""
+
+    def __init__(self, began: float) -> None:
+        self._began = began
+        self._baseline: Baseline | None = None
+        self._measurement: Measurement | None = None
+        self._cursors: dict[str, Cursor] = {}
+        # By worker and life: finished answers by length, since the life began.
+        self._tokens: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._seen: deque[tuple[float, int]] = deque()
+
+    @property
+    def baseline(self) -> Baseline:
+        """What there is so far."""
+        found = self._baseline if self._baseline is not None else Baseline()
+        tokens = self._all_tokens()
+        return found.add_tokens(dict(enumerate(tokens))) if tokens else found
+
+    def ask(self, uid: str) -> tuple[Measurement | None, float | None, str | None]:
+        """What to ask this worker for: measurement, since, boot."""
+        cursor = self._cursors.get(uid)
+        if cursor is None:
+            return None, None, None
+        return self._measurement, cursor.since, cursor.boot
+
+    def take(self, uid: str, page: Page, at: float) -> None:
+        """Take in one page of a stable worker."""
+        if page.tokens:
+            self._tokens[uid, page.boot] = page.tokens
+        cursor = self._cursors.get(uid)
+        if cursor is None or cursor.boot != page.boot:
+            self._begin(uid, page)
+            return
+        baseline = self._baseline if self._baseline is not None else Baseline()
+        for stream, counts in _by_stream(cursor.take(page).counts).items():
+            baseline = baseline.add(stream, counts)
+        self._baseline = baseline
+        self._seen.append((at, baseline.requests))
+        while self._seen and self._seen[0][0] < at - _RATE_WINDOW:
+            self._seen.popleft()
+
+    def is_complete(self, now: float) -> bool:
+        """Whether thresholds may be fixed now."""
+        requests = self.baseline.requests
+        if requests >= PLENTY:
+            return True
+        return requests >= MIN_BASELINE and now - self._began >= PATIENCE
+
+    def describe_need(self) -> str:
+        """How much is missing and how long that takes at the present rate (R09)."""
+        have = self.baseline.requests
+        need = max(0, MIN_BASELINE - have)
+        told = f"needs {need} more requests on stable before thresholds can be set"
+        rate = self._rate()
+        if rate <= 0:
+            return f"{told}, and none has ended lately"
+        return f"{told}, about {math.ceil(need / rate)}s at this rate ({rate:.1f}/s)"
+
+    def _rate(self) -> float:
+        if len(self._seen) < 2:
+            return 0.0
+        (first_at, first), (last_at, last) = self._seen[0], self._seen[-1]
+        return (last - first) / (last_at - first_at) if last_at > first_at else 0.0
+
+    def _begin(self, uid: str, page: Page) -> None:
+        if self._measurement is None:
+            # Fixed with the first answer: E2E of two reference lengths cannot be added.
+            reference = choose_reference(self._all_tokens())
+            self._measurement = baseline_measurement(reference)
+            self._baseline = Baseline(reference_tokens=reference)
+        self._cursors[uid] = Cursor.at(keys_of(self._measurement), page.boot, 0.0)
+
+    def _all_tokens(self) -> tuple[int, ...]:
+        longest = max((len(each) for each in self._tokens.values()), default=0)
+        return tuple(
+            sum(each[power] for each in self._tokens.values() if power < len(each))
+            for power in range(longest)
+        )
+
+
+def _by_stream(taken: tuple[tuple[Stream, int, Counts], ...]) -> dict[Stream, Counts]:
+    sums: dict[Stream, Counts] = {}
+    for stream, _, counts in taken:
+        sums[stream] = sums[stream] + counts if stream in sums else counts
+    return sums
