@@ -31,6 +31,10 @@ def make_config(**fields: Any) -> Any:
     return parse_config({"schemaVersion": 1, "model": model, **fields})
 
 
+def serve_arguments(config: Any) -> list[str]:
+    return make_serve_arguments(config, tapped=False)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -121,7 +125,7 @@ def test_typed_fields_become_flags_and_extra_arguments_come_last() -> None:
         chatTemplateFile="/etc/llmrollouts/chat_template.jinja",
         shutdownTimeoutSeconds=7,
     )
-    line = " ".join(make_serve_arguments(config))
+    line = " ".join(serve_arguments(config))
     assert "--served-model-name chat" in line
     assert "--dtype bfloat16 --tensor-parallel-size 2 --shutdown-timeout 7" in line
     assert "--max-model-len 512 --gpu-memory-utilization 0.85" in line
@@ -130,20 +134,30 @@ def test_typed_fields_become_flags_and_extra_arguments_come_last() -> None:
 
 
 def test_defaults_of_vllm_are_left_alone() -> None:
-    line = " ".join(make_serve_arguments(make_config()))
+    line = " ".join(serve_arguments(make_config()))
     assert "--max-model-len" not in line
     assert "--gpu-memory-utilization" not in line
     assert "--chat-template" not in line
 
 
 def test_only_safe_formats_are_loaded_whatever_the_model() -> None:
-    assert "--load-format safetensors" in " ".join(make_serve_arguments(make_config()))
+    assert "--load-format safetensors" in " ".join(serve_arguments(make_config()))
     s3 = make_config(model={"kind": "s3", "uri": "s3://b/m", "servedName": "chat"})
-    assert "--load-format runai_streamer" in " ".join(make_serve_arguments(s3))
+    assert "--load-format runai_streamer" in " ".join(serve_arguments(s3))
     chosen = make_config(engine={"extraArgs": ["--load-format=fastsafetensors"]})
-    assert " ".join(make_serve_arguments(chosen)).count("--load-format") == 1
+    assert " ".join(serve_arguments(chosen)).count("--load-format") == 1
 
 
 def test_hub_model_is_pinned_to_its_commit() -> None:
     model = {"kind": "hub", "repo": "org/name", "revision": "c" * 40, "servedName": "chat"}
-    assert f"--revision {'c' * 40}" in " ".join(make_serve_arguments(make_config(model=model)))
+    assert f"--revision {'c' * 40}" in " ".join(serve_arguments(make_config(model=model)))
+
+
+def test_only_the_launcher_adds_a_middleware_and_only_with_the_tap(
+    vllm_flags: dict[str, str],
+) -> None:
+    line = " ".join(make_serve_arguments(make_config(), tapped=True))
+    assert "--middleware llmrollouts_tap.Tap" in line
+    assert "--middleware" in vllm_flags
+    assert "--middleware" not in " ".join(serve_arguments(make_config()))
+    assert refused_arguments(["--middleware", "llmrollouts_tap.Tap"]) is not None

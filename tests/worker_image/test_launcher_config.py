@@ -40,6 +40,7 @@ def test_smallest_document_gets_the_documented_defaults() -> None:
     assert config.drain_wait == 5.0
     assert config.shutdown_timeout == 30
     assert config.chat_template_file is None
+    assert config.tap, "a file that an older operator wrote is measured too"
 
 
 def test_full_document_is_read() -> None:
@@ -75,6 +76,7 @@ def test_full_document_is_read() -> None:
             "busyIntervalSeconds": 8,
         },
         "warmup": {"requests": 0, "maxTokens": 1, "timeoutSeconds": 3},
+        "tap": False,
     }
     config = parse_config(document)
     assert config.model.location == "org/name"
@@ -86,6 +88,7 @@ def test_full_document_is_read() -> None:
     assert config.engine.extra_args == ("--max-num-seqs", "8")
     assert config.idle_probe.busy_interval == 8.0
     assert config.warmup.requests == 0
+    assert not config.tap
 
 
 @pytest.mark.parametrize(
@@ -117,6 +120,7 @@ def test_full_document_is_read() -> None:
         ("drainWaitSeconds", -1, "drainWaitSeconds must be a number from 0"),
         ("shutdownTimeoutSeconds", 1.5, "shutdownTimeoutSeconds must be a whole number"),
         ("idleProbe.failures", 0, "idleProbe.failures must be a whole number from 1"),
+        ("tap", "yes", "tap must be true or false"),
         ("chatTemplateFile", 7, "chatTemplateFile must be a non-empty string"),
     ],
 )

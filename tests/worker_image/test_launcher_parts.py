@@ -269,7 +269,7 @@ def test_tasks_that_swallow_a_cancellation_are_ended_all_the_same() -> None:
 
 
 def test_launcher_parses_on_python_3_9_and_imports_only_the_standard_library() -> None:
-    for file in sorted(LAUNCHER.glob("*.py")):
+    for file in sorted(LAUNCHER.rglob("*.py")):
         tree = ast.parse(file.read_text(encoding="utf-8"), feature_version=(3, 9))
         for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

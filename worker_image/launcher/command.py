@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = read_config(options.config)
         if options.command == "check":
-            print(" ".join(make_serve_arguments(config)))
+            print(" ".join(make_serve_arguments(config, tapped=config.tap)))
             return 0
 
         async def live() -> int:

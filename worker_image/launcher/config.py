@@ -104,6 +104,7 @@ class Config:
     kill_margin: float
     idle_probe: IdleProbe
     warmup: Warmup
+    tap: bool  # whether the engine runs the tap (docs/worker-tap.md)
 
 
 class _Fields:
@@ -174,6 +175,12 @@ class _Fields:
         value = self.number(field, default, low, high)
         if value is None:
             raise _bad(self._name(field), f"a number from {low:g} to {high:g}", value)
+        return value
+
+    def flag(self, field: str, *, default: bool) -> bool:
+        value = self._take(field, default)
+        if not isinstance(value, bool):
+            raise _bad(self._name(field), "true or false", value)
         return value
 
     def texts(self, field: str) -> tuple[str, ...]:
@@ -255,6 +262,7 @@ def parse_config(document: object) -> Config:
         kill_margin=fields.required_number("killMarginSeconds", 15.0, 0.1, 600),
         idle_probe=_read_idle_probe(fields.inner("idleProbe")),
         warmup=_read_warmup(fields.inner("warmup")),
+        tap=fields.flag("tap", default=True),
     )
     fields.finish()
     if config.engine_port == config.launcher_port:

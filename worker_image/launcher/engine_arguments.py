@@ -97,6 +97,9 @@ VALUES = {
     "--load-format": ("fastsafetensors", "runai_streamer", "safetensors"),
 }
 
+# The tap's class, as vLLM imports it; users cannot name a middleware.
+TAP = "llmrollouts_tap.Tap"
+
 _FLAG = re.compile(r"^-{1,2}[A-Za-z]")
 
 
@@ -140,8 +143,11 @@ def _is_allowed(name: str) -> bool:
     return name in ALLOWED or (name.startswith("--no-") and "--" + name[5:] in ALLOWED)
 
 
-def make_serve_arguments(config: Config) -> list[str]:
-    """The arguments after the model: typed fields first, the user's last."""
+def make_serve_arguments(config: Config, *, tapped: bool) -> list[str]:
+    """The arguments after the model: typed fields first, the user's last.
+
+    tapped: whether the engine loads the tap, which needs the environment of `engine_process`.
+    """
     model, engine = config.model, config.engine
     arguments = [
         "--host",
@@ -159,6 +165,8 @@ def make_serve_arguments(config: Config) -> list[str]:
         # The idle probe asks GET /load whether anyone is being served; it is 0 without this flag.
         "--enable-server-load-tracking",
     ]
+    if tapped:
+        arguments += ["--middleware", TAP]
     if model.revision is not None:
         arguments += ["--revision", model.revision]
     if engine.max_model_len is not None:

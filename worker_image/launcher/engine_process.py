@@ -34,6 +34,8 @@ REMOVED_ENVIRONMENT = (
     "VLLM_ALLOW_INSECURE_SERIALIZATION",
 )
 
+TAP_FOLDER = Path(__file__).resolve().parent / "tap"
+
 
 def find_engine(model: Model) -> list[str]:
     """The start of the command line, up to and including the model; `Failure(69)` without vLLM."""
@@ -50,12 +52,17 @@ def find_engine(model: Model) -> list[str]:
     )
 
 
-def make_command(config: Config) -> list[str]:
-    return find_engine(config.model) + make_serve_arguments(config)
+def make_command(config: Config, *, tapped: bool) -> list[str]:
+    return find_engine(config.model) + make_serve_arguments(config, tapped=tapped)
 
 
-def make_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The engine's environment; `Failure(64)` when it would lock the launcher out."""
+def make_environment(
+    environment: Mapping[str, str], tap: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The engine's environment; `Failure(64)` when it would lock the launcher out.
+
+    tap: the variables by which the tap finds the launcher; None when the engine runs none.
+    """
     if environment.get("VLLM_API_KEY"):
         raise Failure(
             BAD_CONFIGURATION,
@@ -73,6 +80,10 @@ def make_environment(environment: Mapping[str, str]) -> dict[str, str]:
         made["HOME"] = tempfile.gettempdir()
     made.setdefault("USER", "llmrollouts")
     made.setdefault("LOGNAME", made["USER"])
+    if tap is not None:
+        made.update(tap)
+        others = made.get("PYTHONPATH")
+        made["PYTHONPATH"] = str(TAP_FOLDER) + (os.pathsep + others if others else "")
     return made
 
 

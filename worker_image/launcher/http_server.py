@@ -41,7 +41,8 @@ def json_page(status: int, content: object) -> Page:
     return Page(status, json.dumps(content, indent=2) + "\n", "application/json")
 
 
-PageMaker = Callable[[], Awaitable[Page]]
+# Takes the query: what follows the question mark, as it was sent; most pages ignore it.
+PageMaker = Callable[[str], Awaitable[Page]]
 
 
 class HttpServer:
@@ -93,14 +94,15 @@ class HttpServer:
         parts = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
         if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
             return "GET", Page(400, "not an HTTP/1 request\n")
-        method, path = parts[0], parts[1].split("?", 1)[0]
+        method = parts[0]
+        path, _, query = parts[1].partition("?")
         if method not in ("GET", "HEAD", "POST"):
             return method, Page(405, "GET only\n")
         maker = self._pages.get(path)
         if maker is None:
             return method, Page(404, "pages: " + " ".join(sorted(self._pages)) + "\n")
         try:
-            return method, await maker()
+            return method, await maker(query)
         except Exception:
             log.exception("Failed to make the page %s", path)
             return method, Page(500, "internal error of the launcher, see its log\n")

@@ -19,7 +19,8 @@ The rule, and what it costs:
 
 `failures` in a row make the worker not ready, one success makes it ready again. vLLM's `/load` may
 stay above 0 for ever after clients left in mid-stream; that only makes the probe less frequent.
-Probes carry the header `x-llmrollouts-probe: 1`, so that no measurement takes them for users.
+All requests of the launcher carry the header `x-llmrollouts-probe` with a token that nobody else
+knows, so that no measurement takes them for users, nor users for them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from dataclasses import dataclass
 from .config import Config, IdleProbe
 from .http_client import RequestFailed, RequestTimedOut, request
 
-PROBE_HEADERS = {"x-llmrollouts-probe": "1"}
+PROBE_HEADER = "x-llmrollouts-probe"
 PROGRESS_PAUSE_SECONDS = 1.0
 OVERLOADED = (429, 503)
 
@@ -67,7 +68,8 @@ def progress_signature(metrics: str) -> tuple[str, ...]:
 class EngineClient:
     """Asks the engine on the container's own address."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, token: str) -> None:
+        self._headers = {PROBE_HEADER: token}
         wildcard = config.listen_host in ("0.0.0.0", "::", "")
         self._host = "127.0.0.1" if wildcard else config.listen_host
         if config.listen_host == "::":
@@ -77,14 +79,18 @@ class EngineClient:
 
     async def is_healthy(self, timeout: float) -> bool:
         try:
-            answer = await request(self._host, self._port, "/health", timeout=timeout)
+            answer = await request(
+                self._host, self._port, "/health", timeout=timeout, headers=self._headers
+            )
         except RequestFailed:
             return False
         return answer.status == 200
 
     async def load(self, timeout: float) -> int | None:
         """Requests being served now; None when this engine has no such page."""
-        answer = await request(self._host, self._port, "/load", timeout=timeout)
+        answer = await request(
+            self._host, self._port, "/load", timeout=timeout, headers=self._headers
+        )
         if answer.status != 200:
             return None
         content = answer.json()
@@ -98,7 +104,7 @@ class EngineClient:
             self._port,
             "/v1/completions",
             timeout=timeout,
-            headers=PROBE_HEADERS,
+            headers=self._headers,
             body={
                 "model": self._served_name,
                 "prompt": "hello",

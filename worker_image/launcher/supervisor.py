@@ -37,6 +37,7 @@ from .failure import (
 from .http_client import RequestFailed
 from .http_server import HttpServer, Page
 from .pages import make_pages
+from .sampler import Sampler
 from .state import WorkerState
 from .tasks import end_tasks
 
@@ -56,7 +57,8 @@ class Supervisor:
     def __init__(self, config: Config, environment: dict[str, str]) -> None:
         self._config = config
         self._environment = environment
-        self._client = idle_probe.EngineClient(config)
+        self._sampler = Sampler()
+        self._client = idle_probe.EngineClient(config, self._sampler.token)
         self._reaper = Reaper()
         self._cancel_verification = threading.Event()
         self._stop = asyncio.Event()
@@ -69,7 +71,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGCHLD, self._reaper.collect)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._request_stop, number)
-        server = HttpServer(make_pages(self.state, self._drain_for_prestop))
+        server = HttpServer(make_pages(self.state, self._sampler, self._drain_for_prestop))
         await server.start(self._config.listen_host, self._config.launcher_port)
         log.info("Listened on port %d", self._config.launcher_port)
         life = self._life = asyncio.ensure_future(self._live())
@@ -84,6 +86,7 @@ class Supervisor:
             await end_tasks([life, stop])
             await self._let_output_through()
             server.close()
+            self._sampler.close()
 
     def engine_tail(self, limit: int) -> str:
         """The engine's last lines, at most `limit` bytes."""
@@ -99,8 +102,10 @@ class Supervisor:
         self.state.files_verified = not model.checksums
         small, large = checksums.split_by_size(found)
         await self._verify(small)
-        command = make_command(self._config)
-        environment = make_environment(self._environment)
+        self._sampler.begin_life()
+        tap = self._sampler.open() if self._config.tap else None
+        command = make_command(self._config, tapped=tap is not None)
+        environment = make_environment(self._environment, tap)
         engine = self.state.engine = start_engine(command, environment)
         self._reaper.watch(engine)
         log.info("Started the engine, process %d: %s", engine.pid, " ".join(command))
@@ -148,6 +153,8 @@ class Supervisor:
             self.state.files.expect(found)
             await self._verify(found)
         await self._warm_up()
+        if self._config.tap and not self._sampler.heard:
+            log.warning("Heard nothing from the tap: requests of this engine are not measured")
         self.state.phase = "serving"
         self.state.note_readiness()
         await self._probe_for_ever()
@@ -234,7 +241,7 @@ class Supervisor:
             log.info("Began to drain, waiting %g s for the proxies", self._config.drain_wait)
         return self.state.drain_started + self._config.drain_wait
 
-    async def _drain_for_prestop(self) -> Page:
+    async def _drain_for_prestop(self, _query: str) -> Page:
         until = self._begin_drain()
         await asyncio.sleep(max(0.0, until - time.monotonic()))
         asyncio.get_running_loop().call_later(self._config.drain_lapse, self._lapse, until)
