@@ -15,7 +15,8 @@ fast. Counts of workers and of strata of one arm are added.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -66,6 +67,27 @@ class Counts:
         beyond += sum(n for bucket, n in self.left.items() if bucket > bound) + self.over
         within = sum(n for bucket, n in self.done.items() if bucket <= bound)
         return beyond, beyond + within
+
+    def tally(self, bounds: Sequence[int]) -> list[tuple[int, int]]:
+        """``exceeding`` of several rising bounds in one pass."""
+        beyond = [0] * (len(bounds) + 1)
+        gone = [0] * (len(bounds) + 1)
+        whole = self.over
+        for bucket, count in self.done.items():
+            beyond[bisect_left(bounds, bucket)] += count
+            whole += count
+        for bucket, count in self.left.items():
+            place = bisect_left(bounds, bucket)
+            beyond[place] += count
+            gone[place] += count
+            whole += count
+        # A request in slot i exceeds the first i bounds; one that left is dropped at the others.
+        over, dropped, results = whole, 0, []
+        for place in range(len(bounds)):
+            over -= beyond[place]
+            dropped += gone[place]
+            results.append((over, whole - dropped))
+        return results
 
     @property
     def total(self) -> int:

@@ -9,13 +9,12 @@ late in a stage.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-
-from llmrollouts.analysis.evalue import Cell, FloatArray, log_e
+from llmrollouts.analysis.evalue import Cell, log_e_rows
 
 # The quantiles of stable at which thresholds are fixed when a stage starts.
 QUANTILES: Final = (0.50, 0.75, 0.95, 0.99, 0.999)
@@ -61,28 +60,38 @@ class EvidenceState:
         """Raises ValueError when the text is no state."""
         try:
             raw = json.loads(text)
-            wealth, ticks = tuple(float(value) for value in raw["wealth"]), int(raw["ticks"])
+            return cls.from_plain(raw["wealth"], raw["ticks"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no stored evidence: {error}") from error
-        if ticks < 0 or not all(0 <= value <= MOST_WEALTH for value in wealth):
+
+    @classmethod
+    def from_plain(cls, wealth: object, ticks: object) -> EvidenceState:
+        """Raises ValueError when the numbers are no state."""
+        if not isinstance(wealth, list) or not isinstance(ticks, int):
+            raise ValueError("stored evidence is a list of numbers and a count of seconds")
+        values = tuple(float(value) for value in wealth)
+        if ticks < 0 or not all(0 <= value <= MOST_WEALTH for value in values):
             raise ValueError("stored evidence lies outside its bounds")
-        return cls(wealth, ticks)
+        return cls(values, ticks)
 
 
 def accumulate(
-    state: EvidenceState, gains: FloatArray, stage_ticks: int, start_weight: float
+    state: EvidenceState, gains: Iterable[float], stage_ticks: int, start_weight: float
 ) -> EvidenceState:
     """One second's ``gains`` (ln e, one a bet) on the wealth, and a share of new start times."""
     ticks = state.ticks + 1
     fresh = (1 - start_weight) / stage_ticks if ticks <= stage_ticks else 0.0
-    wealth = np.minimum((np.array(state.wealth) + fresh) * np.exp(gains), MOST_WEALTH)
-    return EvidenceState(tuple(wealth.tolist()), ticks)
+    wealth = tuple(
+        min((value + fresh) * math.exp(min(gain, 700.0)), MOST_WEALTH)
+        for value, gain in zip(state.wealth, gains, strict=True)
+    )
+    return EvidenceState(wealth, ticks)
 
 
 def weigh(state: EvidenceState, stage_ticks: int, start_weight: float) -> float:
     """E: the mean wealth and the weight of the start times still to come."""
     unspent = (1 - start_weight) * max(0.0, 1 - state.ticks / stage_ticks)
-    return float(np.mean(state.wealth)) + unspent
+    return sum(state.wealth) / len(state.wealth) + unspent
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,10 @@ class EProcess:
     stage_ticks: int
     start_weight: float = 0.5
     cap: float = TICK_CAP
-    _logs: tuple[tuple[int, tuple[int, ...], FloatArray], ...] = field(init=False, repr=False)
+    # For each threshold: its number, the places of its bets, and their ln omega.
+    groups: tuple[tuple[int, tuple[int, ...], tuple[float, ...]], ...] = field(
+        init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         if not self.bets or self.stage_ticks < 1 or not 0 < self.start_weight < 1:
@@ -104,9 +116,9 @@ class EProcess:
         groups = []
         for threshold in sorted({bet.threshold for bet in self.bets}):
             places = tuple(i for i, bet in enumerate(self.bets) if bet.threshold == threshold)
-            logs = np.log(np.array([self.bets[i].omega for i in places]))
+            logs = tuple(math.log(self.bets[i].omega) for i in places)
             groups.append((threshold, places, logs))
-        object.__setattr__(self, "_logs", tuple(groups))
+        object.__setattr__(self, "groups", tuple(groups))
 
     def start(self) -> EvidenceState:
         return EvidenceState((self.start_weight,) * len(self.bets))
@@ -117,9 +129,18 @@ class EProcess:
         All cells must hold the same arrivals: mixing lags would let a stop peek at requests that
         the slower thresholds have not seen yet.
         """
-        gains = np.empty(len(self.bets))
-        for threshold, places, logs in self._logs:
-            gains[list(places)] = log_e(cells[threshold], logs, self.cap)
+        rows = log_e_rows(
+            [cells[threshold] for threshold, _, _ in self.groups],
+            [logs for _, _, logs in self.groups],
+        )
+        return self.gain(state, rows)
+
+    def gain(self, state: EvidenceState, rows: Sequence[Sequence[float]]) -> EvidenceState:
+        """Take in one arrival second; ``rows``: ln e of each threshold's bets, as in ``groups``."""
+        gains = [0.0] * len(self.bets)
+        for (_, places, _), row in zip(self.groups, rows, strict=True):
+            for place, gain in zip(places, row, strict=True):
+                gains[place] = min(gain, self.cap)
         return accumulate(state, gains, self.stage_ticks, self.start_weight)
 
     def evidence(self, state: EvidenceState) -> float:

@@ -8,6 +8,7 @@ variables (1963), theorem 4.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -41,6 +42,15 @@ class Cell:
             and 0 <= self.stable_over <= self.stable_total
         ):
             raise ValueError(f"no counts of requests: {self}")
+
+    def __add__(self, other: Cell) -> Cell:
+        """The counts of two seconds; for reports, never for evidence."""
+        return Cell(
+            self.canary_over + other.canary_over,
+            self.canary_total + other.canary_total,
+            self.stable_over + other.stable_over,
+            self.stable_total + other.stable_total,
+        )
 
 
 _log_factorials: FloatArray = gammaln(np.arange(4096, dtype=np.float64) + 1.0)
@@ -95,8 +105,60 @@ def log_e(cell: Cell, log_bets: FloatArray, cap: float = np.inf) -> FloatArray:
 
     The cap makes a short stall of one worker, whose requests are not independent, affordable.
     """
-    support = min(cell.canary_total, cell.canary_over + cell.stable_over)
-    small_canary = 10 * cell.canary_total <= cell.canary_total + cell.stable_total
-    if support > LARGEST_EXACT_SUPPORT and small_canary:
+    if _needs_closed_form(cell):
         return np.minimum(log_e_closed(cell, log_bets), cap)
     return np.minimum(log_e_exact(cell, log_bets), cap)
+
+
+def log_e_rows(cells: Sequence[Cell], log_bets: Sequence[tuple[float, ...]]) -> list[list[float]]:
+    """``log_e`` without a cap of several cells at once: row i holds ln e of cell i's own bets.
+
+    Most of a second's cost is the number of array operations, not their size, so the cells of a
+    second share them: supports and bets are padded to the widest.
+    """
+    rows = [[0.0] * len(bets) for bets in log_bets]
+    live = [i for i, cell in enumerate(cells) if _speaks(cell)]
+    for i in [i for i in live if _needs_closed_form(cells[i])]:
+        rows[i] = log_e(cells[i], np.array(log_bets[i])).tolist()
+        live.remove(i)
+    if not live:
+        return rows
+    counts = np.array(
+        [
+            (c.canary_total, c.canary_over + c.stable_over, c.canary_total + c.stable_total)
+            for c in (cells[i] for i in live)
+        ]
+    )
+    drawn, marked, pool = counts[:, 0, None], counts[:, 1, None], counts[:, 2, None]
+    low = np.maximum(0, drawn + marked - pool)
+    high = np.minimum(drawn, marked)
+    x = low + np.arange(int((high - low).max()) + 1)
+    inside = x <= high
+    x = np.minimum(x, high)
+    ln = _log_factorial_table(int(pool.max()))
+    log_pmf = (
+        ln[marked] - ln[x] - ln[marked - x]
+        + ln[pool - marked] - ln[drawn - x] - ln[pool - marked - drawn + x]
+        - ln[pool] + ln[drawn] + ln[pool - drawn]
+    )  # fmt: skip
+    log_pmf = np.where(inside, log_pmf, -np.inf)
+    widest = max(len(log_bets[i]) for i in live)
+    bets = np.array([log_bets[i] + (0.0,) * (widest - len(log_bets[i])) for i in live])
+    terms = log_pmf[:, None, :] + bets[:, :, None] * x[:, None, :]
+    top = terms.max(axis=2)
+    log_moment = top + np.log(np.exp(terms - top[:, :, None]).sum(axis=2))
+    over = np.array([cells[i].canary_over for i in live])
+    gains = (over[:, None] * bets - log_moment).tolist()
+    for i, row in zip(live, gains, strict=True):
+        rows[i] = row[: len(log_bets[i])]
+    return rows
+
+
+def _speaks(cell: Cell) -> bool:
+    return cell.canary_total > 0 and cell.canary_over + cell.stable_over > 0
+
+
+def _needs_closed_form(cell: Cell) -> bool:
+    support = min(cell.canary_total, cell.canary_over + cell.stable_over)
+    small_canary = 10 * cell.canary_total <= cell.canary_total + cell.stable_total
+    return support > LARGEST_EXACT_SUPPORT and small_canary

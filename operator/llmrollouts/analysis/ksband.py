@@ -15,6 +15,8 @@ from typing import Final
 import numpy as np
 from scipy.optimize import brentq
 
+from llmrollouts.analysis.evalue import Cell
+
 _A: Final = 0.85
 _FIRST: Final = 20  # the band starts at this many requests
 
@@ -67,3 +69,35 @@ def ks_distance(
 def ks_lower_bound(distance: float, canary_total: int, stable_total: int, alpha: float) -> float:
     """The part of ``distance`` that chance cannot explain at this level; at most 0: nothing."""
     return distance - band_width(canary_total, 0.9 * alpha) - band_width(stable_total, 0.1 * alpha)
+
+
+def ks_excess(cells: Sequence[Cell], alpha: float) -> float:
+    """The most, over the thresholds, by which the canary's band lies beyond stable's; above 0:
+    worse, at this level. ``cells`` hold all requests so far and may differ in their number: the
+    bands hold for every number of requests at once."""
+    return max(
+        (
+            ks_lower_bound(
+                cell.canary_over / cell.canary_total - cell.stable_over / cell.stable_total,
+                cell.canary_total,
+                cell.stable_total,
+                alpha,
+            )
+            for cell in cells
+            if cell.canary_total >= _FIRST and cell.stable_total >= _FIRST
+        ),
+        default=-math.inf,
+    )
+
+
+def ks_gap(cells: Sequence[Cell]) -> float:
+    """D+ of ``cells`` that may differ in their numbers of requests."""
+    return max(
+        0.0,
+        *(
+            cell.canary_over / cell.canary_total - cell.stable_over / cell.stable_total
+            for cell in cells
+            if cell.canary_total and cell.stable_total
+        ),
+        0.0,
+    )

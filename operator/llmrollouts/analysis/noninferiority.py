@@ -9,16 +9,15 @@ no restarts, and no cap, because a stall only lowers it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
-from llmrollouts.analysis.evalue import Cell, log_e
+from llmrollouts.analysis.evalue import Cell, log_e_rows
 
 PROMOTION_QUANTILES: Final = (0.50, 0.95, 0.99)
-_LOG_BETS: Final = np.log(np.array([0.15, 0.3, 0.5, 0.7, 0.85]))
+PROOF_LOG_BETS: Final = tuple(math.log(omega) for omega in (0.15, 0.3, 0.5, 0.7, 0.85))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +33,14 @@ class ProofState:
 
 
 def start_proof(quantiles: int = len(PROMOTION_QUANTILES)) -> ProofState:
-    return ProofState(((0.0,) * len(_LOG_BETS),) * quantiles, (False,) * quantiles)
+    return ProofState(((0.0,) * len(PROOF_LOG_BETS),) * quantiles, (False,) * quantiles)
 
 
 def proof_evidence(log_wealth: Sequence[float]) -> float:
     """E of one quantile: the mean over the bets."""
-    values = np.array(log_wealth)
-    top = float(values.max())
-    return float(np.exp(min(top, 700.0)) * np.mean(np.exp(values - top)))
+    top = max(log_wealth)
+    mean = sum(math.exp(value - top) for value in log_wealth) / len(log_wealth)
+    return math.exp(min(top, 700.0)) * mean
 
 
 def tick_proof(state: ProofState, cells: Sequence[Cell], beta: float) -> ProofState:
@@ -49,11 +48,17 @@ def tick_proof(state: ProofState, cells: Sequence[Cell], beta: float) -> ProofSt
 
     Raises ValueError when beta is no level in (0, 1) or a cell is missing.
     """
+    gains = log_e_rows(cells, (PROOF_LOG_BETS,) * len(cells))
+    return grow_proof(state, gains, beta)
+
+
+def grow_proof(state: ProofState, gains: Sequence[Sequence[float]], beta: float) -> ProofState:
+    """``tick_proof`` with ln e of each quantile's bets known already."""
     if not 0 < beta < 1:
         raise ValueError(f"a level lies between 0 and 1, not at {beta}")
     wealth, accepted = [], []
-    for logs, done, cell in zip(state.log_wealth, state.accepted, cells, strict=True):
-        grown = logs if done else tuple((np.array(logs) + log_e(cell, _LOG_BETS)).tolist())
+    for logs, done, row in zip(state.log_wealth, state.accepted, gains, strict=True):
+        grown = logs if done else tuple(a + b for a, b in zip(logs, row, strict=True))
         wealth.append(grown)
         accepted.append(done or proof_evidence(grown) >= 1 / beta)
     return ProofState(tuple(wealth), tuple(accepted))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from llmrollouts.analysis.counts import Metric
 from llmrollouts.analysis.grid import SMALLEST
@@ -13,6 +13,7 @@ from llmrollouts.analysis.grid import SMALLEST
 # A single canary worker cannot be told from its revision: the margin covers workers' differences.
 MARGIN_OF_ONE: Final = 1.10
 MARGIN_OF_MANY: Final = 1.05
+LONGEST_LAG: Final = 120.0  # seconds: workers remember their requests for no longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,13 @@ class Policy:
                     f"the limit of {metric} lies below the smallest latency that is measured, "
                     f"{SMALLEST * 1000:g}ms"
                 )
+            if limit > LONGEST_LAG:
+                raise ValueError(
+                    f"the limit of {metric} lies above {LONGEST_LAG:g}s: workers follow a request "
+                    "no longer than that"
+                )
+        if Metric.E2E in self.limits:
+            raise ValueError("e2eP99 limits the whole duration of a request: use that metric")
         ttft, whole = self.limits.get(Metric.TTFT), self.limits.get(Metric.DURATION)
         if ttft is not None and whole is not None and ttft > whole:
             raise ValueError("ttftP99 lies above e2eP99: no answer ends before it begins")
@@ -59,3 +67,26 @@ class Policy:
         if self.margin is not None:
             return self.margin
         return MARGIN_OF_ONE if canary_workers <= 1 else MARGIN_OF_MANY
+
+    def to_plain(self) -> dict[str, object]:
+        """Numbers and texts only, for JSON."""
+        return {
+            "margin": self.margin,
+            "promotionMargin": self.promotion_margin,
+            "beta": self.beta,
+            "errorBudget": self.error_budget,
+            "limits": {metric.value: limit for metric, limit in self.limits.items()},
+            "errorLimit": self.error_limit,
+        }
+
+    @classmethod
+    def from_plain(cls, raw: Mapping[str, Any]) -> Policy:
+        """Raises KeyError, TypeError or ValueError when ``raw`` is no policy."""
+        return cls(
+            margin=None if raw["margin"] is None else float(raw["margin"]),
+            promotion_margin=float(raw["promotionMargin"]),
+            beta=float(raw["beta"]),
+            error_budget=float(raw["errorBudget"]),
+            limits={Metric(name): float(limit) for name, limit in raw["limits"].items()},
+            error_limit=None if raw["errorLimit"] is None else float(raw["errorLimit"]),
+        )

@@ -1,0 +1,122 @@
+"""Where a stage compares: from stable's histogram to bounds, exact values and ages.
+
+Any choice that is fixed before the stage keeps the gate's promise; a poor one costs power only.
+Decides nothing about a canary; called when a stage is frozen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from llmrollouts.analysis.counts import Metric
+from llmrollouts.analysis.eprocess import QUANTILES
+from llmrollouts.analysis.grid import BOUNDS, OVERFLOW, bucket_of, buckets_in, quantile_bucket
+from llmrollouts.analysis.noninferiority import PROMOTION_QUANTILES
+from llmrollouts.analysis.policy import LONGEST_LAG, Policy
+
+COMPARED: Final = (Metric.TTFT, Metric.TPOT, Metric.E2E)
+# The shortest and the longest age at which a metric is read, seconds.
+_LAGS: Final = {
+    Metric.TTFT: (1.0, 30.0),
+    Metric.TPOT: (2.0, 30.0),
+    Metric.E2E: (1.0, LONGEST_LAG),
+    Metric.DURATION: (1.0, LONGEST_LAG),
+}
+# A mean over fewer tokens is mostly noise, so TPOT waits for about this many.
+_TOKENS_OF_A_MEAN: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Where one metric is compared. Bounds are bucket numbers of the grid, in the order of
+    ``eprocess.QUANTILES``; control is read at its bound, canary at its own, a margin higher.
+
+    lags: seconds, for each bound the age at which it is read. promotion: seconds, x at
+    ``PROMOTION_QUANTILES`` (control; the canary at promotion_margin times x); proof_lags: the age
+    at which each of these is read.
+    """
+
+    control_bounds: tuple[int, ...]
+    canary_bounds: tuple[int, ...]
+    lags: tuple[float, ...]
+    promotion: tuple[float, ...] = ()
+    proof_lags: tuple[float, ...] = ()
+
+    @classmethod
+    def from_plain(cls, raw: Mapping[str, list[float]]) -> Thresholds:
+        """From what ``dataclasses.asdict`` wrote. Raises ValueError when it does not fit."""
+        control, canary = (tuple(map(int, raw[k])) for k in ("control_bounds", "canary_bounds"))
+        lags, promotion, proof_lags = (
+            tuple(map(float, raw[k])) for k in ("lags", "promotion", "proof_lags")
+        )
+        if not (
+            len(control) == len(canary) == len(lags) == len(QUANTILES)
+            and len(promotion) == len(proof_lags)
+            and list(control) == sorted(control)
+            and all(0 <= a <= b < OVERFLOW for a, b in zip(control, canary, strict=True))
+        ):
+            raise ValueError("thresholds that cross, or too few of them")
+        return cls(control, canary, lags, promotion, proof_lags)
+
+
+def place_thresholds(
+    metric: Metric,
+    histogram: tuple[int, ...],
+    policy: Policy,
+    margin: float,
+    proves: bool,
+    placed: Mapping[Metric, Thresholds],
+) -> Thresholds:
+    """Thresholds of one metric, clipped so that each is known at the longest age."""
+    shortest, longest = _LAGS[metric]
+    shift, factor = buckets_in(margin), policy.promotion_margin
+    highest = max(0, bound_below(longest) - shift)
+    control = tuple(min(highest, quantile_bucket(histogram, u)) for u in QUANTILES)
+    canary = tuple(bound + shift for bound in control)
+    most = max(0, bound_below(longest / factor))
+    promotion = (
+        tuple(BOUNDS[min(most, quantile_bucket(histogram, u))] for u in PROMOTION_QUANTILES)
+        if proves
+        else ()
+    )
+    own = [age_for(BOUNDS[bound], shortest, longest) for bound in canary]
+    if metric is Metric.E2E:
+        known = sorted(set(own))
+        proof_lags = []
+        for x in promotion:
+            needed = age_for(factor * x, shortest, longest)
+            proof_lags.append(next((lag for lag in known if lag >= needed), needed))
+        return Thresholds(control, canary, tuple(own), promotion, tuple(proof_lags))
+    lag = max(own + [age_for(factor * x, shortest, longest) for x in promotion])
+    limit = policy.limits.get(metric, 0.0)
+    if limit <= longest:
+        lag = max(lag, age_for(limit, shortest, longest))
+    if metric is Metric.TPOT:
+        # The first token must have come before a mean over the others can be taken.
+        first = placed[Metric.TTFT].canary_bounds[3] if Metric.TTFT in placed else 0
+        some_tokens = BOUNDS[first] + _TOKENS_OF_A_MEAN * BOUNDS[canary[0]]
+        lag = max(lag, age_for(some_tokens, shortest, longest))
+    return Thresholds(control, canary, (lag,) * len(control), promotion, (lag,) * len(promotion))
+
+
+def limit_lag(metric: Metric, limit: float, thresholds: Mapping[Metric, Thresholds]) -> float:
+    """The age at which a hard limit is read: one that is read anyway, if one is high enough."""
+    read = sorted(set(thresholds[metric].lags)) if metric in thresholds else []
+    shortest, _ = _LAGS[metric]
+    return next((lag for lag in read if lag >= limit), age_for(limit, shortest, LONGEST_LAG))
+
+
+def bound_below(seconds: float) -> int:
+    """The number of the largest bound that is not above ``seconds``; -1 below the first."""
+    bucket = bucket_of(seconds)
+    if bucket == OVERFLOW:
+        return OVERFLOW - 1
+    return bucket if BOUNDS[bucket] <= seconds else bucket - 1
+
+
+def age_for(seconds: float, shortest: float, longest: float) -> float:
+    """The whole second at which "longer than ``seconds``" is known, within its bounds."""
+    return min(longest, max(shortest, float(math.ceil(seconds - 1e-9))))
