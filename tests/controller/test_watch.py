@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
+
+import aiohttp
 import kopf
 import pytest
 from aiohttp import web
@@ -97,29 +101,67 @@ def test_kopf_only_watches() -> None:
     assert [next(pauses) for _ in range(100)][-1] == 5.0
 
 
-async def test_only_metadata_is_asked_for_and_an_empty_list_of_it_is_a_list() -> None:
-    accepted: dict[str, str] = {}
+class Server:
+    """Answers every request with ``items``, and notes what was accepted."""
 
-    async def answer(request: web.Request) -> web.Response:
-        accepted[request.path_qs] = request.headers["Accept"]
-        return web.json_response({"kind": "PartialObjectMetadataList", "items": None})
+    def __init__(self, items: list[Manifest] | None) -> None:
+        self.items = items
+        self.accepted: dict[str, str] = {}
 
-    app = web.Application()
-    app.router.add_get("/{path:.*}", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    server = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
-        async with make_session(kopf.ConnectionInfo(server=server), WatchAges(WATCHED)) as session:
-            async with session.get(f"{server}/api/v1/pods") as listed:
-                assert (await listed.json())["items"] == []
-            async with session.get(f"{server}/api/v1/pods?watch=true") as watched:
-                assert watched.status == 200
-            async with session.get(f"{server}/apis/apps/v1") as discovered:
-                assert discovered.status == 200
-    finally:
-        await runner.cleanup()
+    async def answer(self, request: web.Request) -> web.Response:
+        self.accepted[request.path_qs] = request.headers["Accept"]
+        return web.json_response({"kind": "PartialObjectMetadataList", "items": self.items})
+
+    @contextlib.asynccontextmanager
+    async def start(self, listener: Listener) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
+        app = web.Application()
+        app.router.add_get("/{path:.*}", self.answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        server = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        info = kopf.ConnectionInfo(server=server)
+        try:
+            async with make_session(info, WatchAges(WATCHED), listener.watch.take_in) as session:
+                yield server, session
+        finally:
+            await runner.cleanup()
+
+
+async def test_a_list_is_taken_in_and_kopf_is_left_with_an_empty_one(listener: Listener) -> None:
+    listener.versions.note(CHAT, [make_pod("2")])
+    other = make_pod("7")
+    other["metadata"]["labels"] = {labels.DEPLOYMENT: "other"}
+    async with (
+        Server([make_pod("2"), other]).start(listener) as (server, session),
+        session.get(f"{server}/api/v1/pods?limit=200") as listed,
+    ):
+        assert (await listed.json())["items"] == []
+    assert listener.nudged == [Key("prod", "other")], "only what no round has read is news"
+
+
+async def test_a_list_of_another_kind_is_left_alone(listener: Listener) -> None:
+    given = [make_pod("2")]
+    async with (
+        Server(given).start(listener) as (server, session),
+        session.get(f"{server}/api/v1/namespaces") as listed,
+    ):
+        assert (await listed.json())["items"] == given
+    assert listener.nudged == []
+
+
+async def test_only_metadata_is_asked_for_and_an_empty_list_of_it_is_a_list(
+    listener: Listener,
+) -> None:
+    given = Server(None)
+    async with given.start(listener) as (server, session):
+        async with session.get(f"{server}/api/v1/pods") as listed:
+            assert (await listed.json())["items"] == []
+        async with session.get(f"{server}/api/v1/pods?watch=true") as watched:
+            assert watched.status == 200
+        async with session.get(f"{server}/apis/apps/v1") as discovered:
+            assert discovered.status == 200
+    accepted = given.accepted
     assert "as=PartialObjectMetadataList;" in accepted["/api/v1/pods"]
     assert "as=PartialObjectMetadata;" in accepted["/api/v1/pods?watch=true"]
     assert "as=" not in accepted["/apis/apps/v1"]

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, cast
 
 import aiohttp
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories
 
 from llmrollouts.api import labels
 from llmrollouts.api.manifest import Manifest
@@ -33,13 +34,15 @@ from llmrollouts.kube.port import (
 LOG: Final = logging.getLogger(__name__)
 
 WATCHED: Final = (LLM_DEPLOYMENT, CONTROLLER_REVISION, DEPLOYMENT, POD, CONFIG_MAP)
-_PLURALS: Final = frozenset(kind.plural for kind in WATCHED)
+_KINDS: Final = {kind.plural: kind for kind in WATCHED}
 # The API server ends each watch after this many seconds: a watch that is not asked for again in
 # time is dead, whatever its connection says.
 SERVER_TIMEOUT: Final = 240
 # Nothing but the metadata of an event is looked at, so nothing else is asked for: five thousand
 # whole objects, listed at once, would be the largest thing in this process.
 _PARTIAL: Final = "application/json;as={};g=meta.k8s.io;v=v1,application/json"
+# Objects in one answer of a list: what one page took of memory is free again for the next.
+_PAGE: Final = 200
 _CONNECT_TIMEOUT: Final = 10
 _REQUEST_TIMEOUT: Final = 30
 
@@ -59,6 +62,14 @@ class _Patience:
         while True:
             yield pause
             pause = min(pause * 2, 5.0)
+
+
+class _Forgetful(ResourceMemories):
+    """kopf keeps a record of each object, for handlers of a sort that this project does not have.
+    With five thousand objects that is 20 MiB; kopf takes another store, but names it nowhere."""
+
+    async def recall(self, raw_body: Any, **how: Any) -> Any:
+        return await super().recall(raw_body, **{**how, "ephemeral": True})
 
 
 class Watch:
@@ -87,6 +98,7 @@ class Watch:
             registry=self._make_registry(),
             settings=make_settings(),
             standalone=True,
+            memories=_Forgetful(),
             # Unused without peering; left out, kopf looks for a user name that a pod lacks.
             identity=cast("Any", "llm-rollouts"),
             clusterwide=self._namespaces is None,
@@ -112,6 +124,11 @@ class Watch:
         if event.get("type") == "DELETED" or self._versions.is_news(key, manifest):
             self._nudge(key)
 
+    def take_in(self, plural: str, listed: Sequence[Manifest]) -> None:
+        """What kopf has listed: at the start and whenever a watch has to begin anew."""
+        for manifest in listed:
+            self.notice(_KINDS[plural], {"type": None, "object": manifest})
+
     def _make_handler(self, kind: Kind) -> Any:
         # Not a plain function: kopf would call that in a thread.
         async def on_event(event: Manifest, **_: Any) -> None:
@@ -125,7 +142,7 @@ class Watch:
         async def login(**_: Any) -> kopf.AiohttpSession:
             info = self._login()
             return kopf.AiohttpSession(
-                server=info.server, aiohttp_session=make_session(info, self._ages)
+                server=info.server, aiohttp_session=make_session(info, self._ages, self.take_in)
             )
 
         kopf.on.login(registry=registry, id="login")(login)
@@ -156,7 +173,10 @@ def make_settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = SERVER_TIMEOUT
     settings.watching.connect_timeout = _CONNECT_TIMEOUT
     settings.watching.reconnect_backoff = 0.2
-    settings.queueing.idle_timeout = 1.0
+    settings.watching.chunk_size = _PAGE
+    # An object's queue and task go when it has been silent for this long; a later event makes new
+    # ones.
+    settings.queueing.idle_timeout = 0.05
     settings.queueing.exit_timeout = 0.2
     settings.process.ultimate_exiting_timeout = None
     for kind in WATCHED:
@@ -166,19 +186,28 @@ def make_settings() -> kopf.OperatorSettings:
     return settings
 
 
-class MetadataResponse(aiohttp.ClientResponse):
-    """The API server writes an empty list of metadata as null, which kopf does not expect."""
+def make_session(
+    info: kopf.ConnectionInfo,
+    ages: WatchAges,
+    take_in: Callable[[str, Sequence[Manifest]], None],
+) -> aiohttp.ClientSession:
+    """A session that notes when each watch was last granted, and takes the lists in itself.
 
-    async def json(self, **how: Any) -> Any:
-        answer = await super().json(**how)
-        if isinstance(answer, dict) and answer.get("items", ()) is None:
-            answer["items"] = []
-        return answer
-
-
-def make_session(info: kopf.ConnectionInfo, ages: WatchAges) -> aiohttp.ClientSession:
-    """A session that notes when each watch was last granted."""
+    kopf makes a queue, a task and a record of each listed object, which stay large for five
+    thousand of them long after they are gone; it is told of an empty list and of its version, and
+    watches from there.
+    """
     trace = aiohttp.TraceConfig()
+
+    class ListResponse(aiohttp.ClientResponse):
+        async def json(self, **how: Any) -> Any:
+            answer = await super().json(**how)
+            plural = self.url.path.rsplit("/", 1)[-1]
+            if plural in _KINDS and isinstance(answer, dict) and "items" in answer:
+                # The API server writes an empty list of metadata as null.
+                take_in(plural, answer["items"] or ())
+                answer["items"] = []
+            return answer
 
     async def on_end(
         _session: aiohttp.ClientSession, _context: Any, answer: aiohttp.TraceRequestEndParams
@@ -190,7 +219,7 @@ def make_session(info: kopf.ConnectionInfo, ages: WatchAges) -> aiohttp.ClientSe
         request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
         is_watch = request.url.query.get("watch") == "true"
-        if is_watch or request.url.path.rsplit("/", 1)[-1] in _PLURALS:
+        if is_watch or request.url.path.rsplit("/", 1)[-1] in _KINDS:
             kind = "PartialObjectMetadata" if is_watch else "PartialObjectMetadataList"
             request.headers["Accept"] = _PARTIAL.format(kind)
         return await send(request)
@@ -198,7 +227,7 @@ def make_session(info: kopf.ConnectionInfo, ages: WatchAges) -> aiohttp.ClientSe
     trace.on_request_end.append(on_end)
     return aiohttp.ClientSession(
         middlewares=(ask_for_metadata,),
-        response_class=MetadataResponse,
+        response_class=ListResponse,
         connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
         headers=info.as_http_headers(),
         trace_configs=[trace],
