@@ -21,6 +21,7 @@ from llmrollouts.api.rules import VALIDATIONS, Rule
 from llmrollouts.api.schema import Node, make_schema
 from llmrollouts.api.spec import LLMDeploymentSpec
 from llmrollouts.api.status import WrittenStatus
+from llmrollouts.api.traffic import STAYS_DURING_A_ROLLOUT
 
 FILE: Final = Path("crds") / f"{labels.PLURAL}.{labels.GROUP}.yaml"
 MAX_NAME_LENGTH: Final = 40
@@ -119,7 +120,7 @@ def _make_root() -> Node:
         ),
         "type": "object",
         "required": ["spec"],
-        VALIDATIONS: [rule.as_schema() for rule in _NAME_RULES],
+        VALIDATIONS: [rule.as_schema() for rule in (*_NAME_RULES, STAYS_DURING_A_ROLLOUT)],
         "properties": {
             "apiVersion": {
                 "description": f"{labels.API_VERSION}",

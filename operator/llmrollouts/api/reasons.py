@@ -48,6 +48,10 @@ class ConditionType(DocumentedName):
         "TrafficGuarantees",
         "Shares are programmed with a dead-man's switch and read back from every gateway.",
     )
+    ROUTE_PROGRAMMED = (
+        "RouteProgrammed",
+        "With provider HTTPRoute: the route has the weights that were asked for, read back.",
+    )
     LAPSED = "Lapsed", "The canary share is 0 for now, without a verdict on the revision."
     MEASURED = (
         "Measured",
@@ -184,8 +188,7 @@ class Reason(DocumentedName):
     GATE_INVALID = "GateInvalid", "The gate's fields contradict each other; the message says which."
     ADDRESS_NOT_ALLOWED = (
         "AddressNotAllowed",
-        "The operator's configuration does not allow this Prometheus, or its name leads to an "
-        "address of the operator's own machine or network link.",
+        "The operator's configuration does not allow this Prometheus, or where its name leads to.",
     )
     SECRET_MISSING = "SecretMissing", "A referenced Secret or its key does not exist."
     SECRET_FORBIDDEN = "SecretForbidden", "The operator may not read the referenced Secret."
@@ -238,6 +241,32 @@ class Reason(DocumentedName):
         "ProviderWithoutTTL",
         "The traffic provider knows no time to live and no load reports.",
     )
+
+    # RouteProgrammed
+    WEIGHTS_SET = "WeightsSet", "The route has the weights, and its gateways have accepted it."
+    WEIGHTS_UNSET = "WeightsUnset", "The route does not have the weights yet; the message says why."
+    ROUTE_MISSING = "RouteMissing", "The HTTPRoute of spec.traffic does not exist."
+    ROUTE_API_MISSING = (
+        "RouteAPIMissing",
+        "The cluster has no HTTPRoute: the Gateway API is not installed.",
+    )
+    ROUTE_RULE_MISSING = (
+        "RouteRuleMissing",
+        "No rule of the route is the one whose weights are to be set; see the message.",
+    )
+    ROUTE_BACKENDS_MISSING = (
+        "RouteBackendsMissing",
+        "The rule does not list the two Services; the message tells what to write.",
+    )
+    ROUTE_NOT_ACCEPTED = (
+        "RouteNotAccepted",
+        "No gateway has accepted the route in its present form.",
+    )
+    ROUTE_REFUSED = (
+        "RouteRefused",
+        "The API server refuses to let the operator read or change the route or the Services.",
+    )
+    SERVICE_TAKEN = "ServiceTaken", "A Service with the name that is needed belongs to another."
 
     # Lapsed
     HEALTHY = "Healthy", "No lapse."

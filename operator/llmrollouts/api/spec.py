@@ -7,9 +7,9 @@ models would refuse. The operator never writes a spec. Other packages import its
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from llmrollouts.api.gates import Gates, LatencyGate
 from llmrollouts.api.model import ApiModel
@@ -28,6 +28,7 @@ from llmrollouts.api.revision import (
     SecretKeyRef,
     Toleration,
 )
+from llmrollouts.api.rules import rules
 from llmrollouts.api.strategy import (
     MAX_REPLICAS,
     MAX_STEPS,
@@ -38,6 +39,7 @@ from llmrollouts.api.strategy import (
     default_steps,
 )
 from llmrollouts.api.texts import DurationText, LatencyText, ShareText
+from llmrollouts.api.traffic import COPIES_NOTHING, HTTPRouteReference, Traffic
 
 __all__ = [
     "MAX_REPLICAS",
@@ -49,6 +51,7 @@ __all__ = [
     "Engine",
     "EnvVar",
     "Gates",
+    "HTTPRouteReference",
     "LLMDeploymentSpec",
     "LatencyGate",
     "LatencyText",
@@ -65,12 +68,15 @@ __all__ = [
     "Step",
     "Strategy",
     "Toleration",
+    "Traffic",
     "default_steps",
 ]
 
 
 class LLMDeploymentSpec(ApiModel):
     """What should run and how new revisions take over. Written by you, never by the operator."""
+
+    model_config = ConfigDict(json_schema_extra=rules(COPIES_NOTHING))
 
     replicas: Annotated[int, Field(ge=1, le=MAX_REPLICAS)]
     """How many workers answer all users."""
@@ -80,7 +86,16 @@ class LLMDeploymentSpec(ApiModel):
     """What every revision must keep, and how much slower than stable a new one may be."""
     strategy: Strategy = Field(default_factory=Strategy)
     """How a new revision takes over."""
+    traffic: Traffic = Field(default_factory=Traffic)
+    """How users reach the workers."""
     gates: Gates = Field(default_factory=Gates)
     """What judges a new revision while it takes over."""
     revision_history_limit: Annotated[int, Field(ge=1, le=100)] = 10
     """How many old revisions stay stored for `rollback --to`."""
+
+    @model_validator(mode="after")
+    def _copies_nothing_by_a_route(self) -> Self:
+        copies = any(step.shadow is not None for step in self.strategy.steps)
+        if copies and self.traffic.provider == "HTTPRoute":
+            raise ValueError(COPIES_NOTHING.message)
+        return self

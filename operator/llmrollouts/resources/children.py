@@ -131,15 +131,18 @@ def _make_metadata(owner: Owner, revision: str) -> Manifest:
         "name": labels.child_name(owner.name, revision),
         "namespace": owner.namespace,
         "labels": make_labels(owner, revision),
-        "ownerReferences": [
-            {
-                "apiVersion": labels.API_VERSION,
-                "kind": labels.KIND,
-                "name": owner.name,
-                "uid": owner.uid,
-                "controller": True,
-                # Nothing waits for the children when the LLMDeployment is deleted.
-                "blockOwnerDeletion": False,
-            }
-        ],
+        "ownerReferences": [make_owner_reference(owner)],
+    }
+
+
+def make_owner_reference(owner: Owner) -> Manifest:
+    """On every child: it goes with its LLMDeployment."""
+    return {
+        "apiVersion": labels.API_VERSION,
+        "kind": labels.KIND,
+        "name": owner.name,
+        "uid": owner.uid,
+        "controller": True,
+        # Nothing waits for the children when the LLMDeployment is deleted.
+        "blockOwnerDeletion": False,
     }
