@@ -93,6 +93,10 @@ class PrometheusClient:
             if not done:
                 raise _late(question)
             return waiting.result()
+        except Unanswered as error:
+            if error.reason is Reason.NOT_ANSWERED_IN_TIME:
+                raise _late(question) from None
+            raise
         finally:
             if not running.done():
                 # Nobody waits for it any more: it must end soon, and how is of no interest.

@@ -1,0 +1,240 @@
+"""One gate from Prometheus in one stage: asks every interval and knows where it stands.
+
+It decides what is asked (which revisions, with which bound and credentials) and when; what the
+answers amount to is decided in metrics/prometheus_verdict. A gate that can never be asked as it
+stands is an Error at once. Made and stopped by controller/prometheus_gates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from llmrollouts.api.duration import format_duration, parse_duration
+from llmrollouts.api.prometheus_gate import PrometheusCompare, PrometheusGate, PrometheusLimit
+from llmrollouts.api.reasons import Reason
+from llmrollouts.controller.keys import Key
+from llmrollouts.controller.prometheus_secrets import read_credentials
+from llmrollouts.kube.port import Reader
+from llmrollouts.metrics.prometheus import PrometheusPort, Question
+from llmrollouts.metrics.prometheus_address import AllowedAddresses, Permit
+from llmrollouts.metrics.prometheus_answer import Unanswered
+from llmrollouts.metrics.prometheus_verdict import (
+    Bound,
+    Patience,
+    Standing,
+    take_answer,
+    take_error,
+)
+
+LOG: Final = logging.getLogger(__name__)
+
+_OLD: Final = 3  # intervals
+_SHORTEST_INTERVAL: Final = 10.0
+_LONGEST_TIMEOUT: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What is judged: two revisions in one step. name: status.attempt.stage."""
+
+    canary: str
+    stable: str | None
+    index: int
+    started_at: datetime
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is asked in each evaluation. queries: of the canary, and of stable to compare."""
+
+    permit: Permit
+    bound: Bound
+    queries: tuple[str, ...]
+
+
+class Asking:
+    """One gate in one stage: asks every interval, and knows where it stands."""
+
+    def __init__(
+        self,
+        key: Key,
+        gate: PrometheusGate,
+        reader: Reader,
+        port: PrometheusPort,
+        turn: asyncio.Semaphore,
+        now: Callable[[], datetime],
+    ) -> None:
+        self.gate = gate
+        self._key = key
+        self._reader = reader
+        self._port = port
+        self._turn = turn
+        self._now = now
+        self._interval = max(_SHORTEST_INTERVAL, parse_duration(gate.interval))
+        self._seconds = min(self._interval, _LONGEST_TIMEOUT, parse_duration(gate.timeout))
+        self._patience = Patience(gate.failures_for_failed, gate.max_errors)
+        self._loop = asyncio.get_running_loop()
+        self._standing = Standing()
+        self._heard_at = self._loop.time()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, allowed: AllowedAddresses, stage: Stage, fill: Callable[[str], str]) -> None:
+        """Ask from one interval on; a gate that can never be asked says so at once."""
+        try:
+            plan = _make_plan(self.gate, allowed, stage, fill)
+        except Unanswered as error:
+            self._take(take_error(self._standing, self._patience, error))
+            return
+        self._task = self._loop.create_task(self._run(plan), name=f"prometheus {self._key}")
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def judge(self) -> Standing:
+        age = self._loop.time() - self._heard_at
+        if self._task is None or age <= _OLD * self._interval:
+            return self._standing
+        return Standing(
+            "Error",
+            Reason.STALE_ANSWER,
+            f"nothing was heard for {format_duration(int(age))}, which is more than {_OLD} "
+            "intervals: the operator has more gates to ask than it can, or Prometheus is slow; "
+            "raise the intervals",
+        )
+
+    async def _run(self, plan: _Plan) -> None:
+        # Not all at once: the gates of a step begin together.
+        await asyncio.sleep(self._interval * random.uniform(0.9, 1.0))  # noqa: S311
+        while True:
+            began = self._loop.time()
+            async with self._turn:
+                await self._evaluate(plan)
+            await asyncio.sleep(max(0.0, began + self._interval - self._loop.time()))
+
+    async def _evaluate(self, plan: _Plan) -> None:
+        try:
+            canary, stable = await self._ask(plan)
+        except Unanswered as error:
+            self._take(take_error(self._standing, self._patience, error))
+        except Exception as error:  # noqa: BLE001 - a bug costs this gate its answer, nothing else
+            self._take(take_error(self._standing, self._patience, self._meet_bug(error)))
+        else:
+            now = self._now().timestamp()
+            bound, patience = plan.bound, self._patience
+            self._take(take_answer(self._standing, bound, patience, canary, stable, now))
+
+    async def _ask(self, plan: _Plan) -> tuple[float, float | None]:
+        """The canary's answer, and stable's where they are compared."""
+        namespace = self._key.namespace
+        answers = await self._port.ask(
+            Question(
+                plan.permit,
+                await read_credentials(self._reader, namespace, self.gate.auth),
+                plan.queries,
+                parse_duration(self.gate.max_age),
+                self._seconds,
+            )
+        )
+        if not plan.bound.ratio:
+            return answers[0], None
+        canary, stable = answers
+        if stable <= 0:
+            raise Unanswered(
+                Reason.NOT_COMPARABLE,
+                f"stable's answer is {stable:.6g}, and nothing can be said of a ratio to it (the "
+                f"canary's is {canary:.6g}): use a limit instead, or add a constant to the query",
+            )
+        return canary, stable
+
+    def _meet_bug(self, error: Exception) -> Unanswered:
+        """Where it happened, without its text: that may hold what was sent, credentials too."""
+        names = {
+            "llmdeployment": str(self._key),
+            "gate": self.gate.name,
+            "error": type(error).__name__,
+            "trace": "".join(traceback.format_tb(error.__traceback__))[-4000:],
+        }
+        LOG.error("Failed to ask a Prometheus in an unexpected way", extra=names)
+        return Unanswered(
+            Reason.GATE_BROKEN,
+            f"the operator met an error of its own ({type(error).__name__}): its log has the trace",
+        )
+
+    def _take(self, standing: Standing) -> None:
+        if standing.verdict != self._standing.verdict:
+            names = {
+                "llmdeployment": str(self._key),
+                "gate": self.gate.name,
+                "verdict": standing.verdict,
+                "reason": str(standing.reason),
+            }
+            LOG.info("Changed the verdict of a gate from Prometheus", extra=names)
+        self._standing = standing
+        self._heard_at = self._loop.time()
+
+
+def _make_plan(
+    gate: PrometheusGate, allowed: AllowedAddresses, stage: Stage, fill: Callable[[str], str]
+) -> _Plan:
+    """Raises Unanswered, lasting, when it can never be asked as it stands."""
+    permit = _find_permit(gate.address, allowed)
+    bound = _read_bound(gate)
+    if not bound.ratio:
+        return _Plan(permit, bound, (fill(stage.canary),))
+    if stage.stable is None:
+        raise _invalid("there is no stable revision to compare with: use a limit")
+    return _Plan(permit, bound, (fill(stage.canary), fill(stage.stable)))
+
+
+def _find_permit(address: str, allowed: AllowedAddresses) -> Permit:
+    try:
+        permit = allowed.permit(address)
+    except ValueError as error:
+        raise _invalid(f"address: {error}") from None
+    if permit is not None:
+        return permit
+    told = (
+        f"the operator's configuration does not allow {address}"
+        if allowed
+        else "the operator's configuration allows no Prometheus at all"
+    )
+    raise Unanswered(
+        Reason.ADDRESS_NOT_ALLOWED,
+        f"{told}: ask its administrator to add it to the chart's operator.allowedPrometheus",
+        lasting=True,
+    )
+
+
+def _read_bound(gate: PrometheusGate) -> Bound:
+    """The API server has checked it, but an object may be older than the rules."""
+    limit = gate.limit or PrometheusLimit()
+    compare = gate.compare or PrometheusCompare()
+    given = [
+        (text, upper, ratio)
+        for text, upper, ratio in (
+            (limit.max, True, False),
+            (limit.min, False, False),
+            (compare.max_ratio, True, True),
+            (compare.min_ratio, False, True),
+        )
+        if text is not None
+    ]
+    if len(given) != 1:
+        raise _invalid("set exactly one of limit.max, limit.min, compare.maxRatio, .minRatio")
+    text, upper, ratio = given[0]
+    if ratio and "{{revision}}" not in gate.query:
+        raise _invalid("a comparison asks the same query for both revisions: name {{revision}}")
+    return Bound(float(text), upper, ratio)
+
+
+def _invalid(message: str) -> Unanswered:
+    return Unanswered(Reason.GATE_INVALID, message, lasting=True)

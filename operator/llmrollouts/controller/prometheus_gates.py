@@ -1,0 +1,170 @@
+"""The gates of spec.gates.prometheus: when they are asked, and what they say in a round.
+
+    judge ──reads──> Standing <──writes── a task for each gate: every interval, Secrets -> answers
+
+Each gate of a running step is asked in the background; ``judge`` only reads what the last answers
+amount to (metrics/prometheus_verdict) and never waits, so a slow Prometheus delays neither a round
+nor a rollback of another gate. A gate is asked first one interval after requests began to flow in
+a step: what it says then is about this step. While nothing flows it is not asked and says
+Inconclusive; an answer older than three intervals is an Error. An edit of the gates holds from the
+next step on, except that a gate in Error takes it at once: how else could a query be mended.
+Only the leader asks. Called by controller/observe in each round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
+
+from llmrollouts.api.prometheus_gate import PrometheusGate
+from llmrollouts.controller.keys import Key
+from llmrollouts.controller.prometheus_asking import Asking, Stage
+from llmrollouts.kube.port import Reader
+from llmrollouts.metrics.prometheus import PrometheusPort
+from llmrollouts.metrics.prometheus_address import AllowedAddresses
+from llmrollouts.metrics.prometheus_query import fill_in
+from llmrollouts.metrics.prometheus_verdict import Standing
+from llmrollouts.rollout.facts import read_share
+from llmrollouts.rollout.observation import Deployment, Gate, Observation
+
+# Of one deployment: its gates must not use up the threads of the others.
+_AT_ONCE: Final = 2
+_STANDING_STILL: Final = Standing(
+    message="it is not asked while no request flows to the canary in this step"
+)
+
+
+class PrometheusGates:
+    """``leads``: whether this process decides. ``now``: for the times of a rollback."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        port: PrometheusPort,
+        allowed: AllowedAddresses,
+        leads: Callable[[], bool] = lambda: True,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._reader = reader
+        self._port = port
+        self._allowed = allowed
+        self._leads = leads
+        self._now = now
+        self._running: dict[Key, _Series] = {}
+
+    def judge(self, observation: Observation) -> tuple[Gate, ...]:
+        """The verdict of each gate on the running step. Never raises, never waits."""
+        deployment = observation.deployment
+        key = Key(deployment.namespace, deployment.name)
+        gates = tuple(deployment.spec.gates.prometheus)
+        stage = _read_stage(deployment)
+        if stage is None:
+            self.forget(key)
+            return ()
+        if not self._leads() or not _flows(deployment):
+            self.forget(key)
+            return tuple(_make_gate(gate.name, _STANDING_STILL, stage.name) for gate in gates)
+        series = self._running.get(key)
+        if series is None or series.stage != stage:
+            self.forget(key)
+            if not gates:
+                return ()
+            series = self._running[key] = _Series(stage)
+            for gate in gates:
+                series.add(self._start(key, deployment, stage, gate, series.turn))
+        else:
+            self._follow_edit(key, deployment, series, gates)
+        return tuple(
+            _make_gate(name, asking.judge(), stage.name) for name, asking in series.asking.items()
+        )
+
+    def forget(self, key: Key) -> None:
+        """The deployment is gone, or has nothing to judge."""
+        series = self._running.pop(key, None)
+        if series is not None:
+            series.stop()
+
+    def stop(self) -> None:
+        """Nothing is asked any more."""
+        for key in tuple(self._running):
+            self.forget(key)
+
+    def _follow_edit(
+        self, key: Key, deployment: Deployment, series: _Series, gates: tuple[PrometheusGate, ...]
+    ) -> None:
+        wanted = {gate.name: gate for gate in gates}
+        for name, asking in tuple(series.asking.items()):
+            gate = wanted.get(name)
+            if asking.gate == gate or asking.judge().verdict != "Error":
+                continue
+            asking.stop()
+            del series.asking[name]
+            if gate is not None:
+                series.add(self._start(key, deployment, series.stage, gate, series.turn))
+
+    def _start(
+        self,
+        key: Key,
+        deployment: Deployment,
+        stage: Stage,
+        gate: PrometheusGate,
+        turn: asyncio.Semaphore,
+    ) -> Asking:
+        def fill(revision: str) -> str:
+            return fill_in(
+                gate.query,
+                revision=revision,
+                namespace=deployment.namespace,
+                name=deployment.name,
+            )
+
+        asking = Asking(key, gate, self._reader, self._port, turn, self._now)
+        asking.start(self._allowed, stage, fill)
+        return asking
+
+
+class _Series:
+    """The gates of one deployment in one stage."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.turn = asyncio.Semaphore(_AT_ONCE)
+        self.asking: dict[str, Asking] = {}
+
+    def add(self, asking: Asking) -> None:
+        self.asking[asking.gate.name] = asking
+
+    def stop(self) -> None:
+        for asking in self.asking.values():
+            asking.stop()
+
+
+def _read_stage(deployment: Deployment) -> Stage | None:
+    status = deployment.status
+    step, canary = status.step, status.canary_revision
+    if canary is None or step is None or deployment.deleting:
+        return None
+    name = "" if status.attempt is None else status.attempt.stage
+    return Stage(canary, status.stable_revision, step.index, step.started_at, name)
+
+
+def _flows(deployment: Deployment) -> bool:
+    """Whether the canary is meant to get requests now, of users or copied."""
+    status = deployment.status
+    return bool(read_share(status.share) or read_share(status.shadow_share))
+
+
+def _make_gate(name: str, standing: Standing, stage: str) -> Gate:
+    gate = Gate(
+        f"prometheus/{name}", standing.verdict, standing.reason, standing.message, stage=stage
+    )
+    if standing.decided is None or standing.bad_since is None:
+        return gate
+    return replace(
+        gate,
+        first_seen_at=datetime.fromtimestamp(standing.bad_since, UTC),
+        detected_at=datetime.fromtimestamp(standing.decided, UTC),
+    )
