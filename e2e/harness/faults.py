@@ -6,11 +6,14 @@ their pod in /proc/<pid>/cgroup. Nothing else is ever signalled.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import urllib3
 
 from e2e.harness.kube import Json, Kube
 
@@ -43,6 +46,14 @@ def send(pod: Json, number: signal.Signals, command: str = "") -> list[int]:
     return pids
 
 
+def misbehave(pod: Json, **settings: object) -> None:
+    """Change how a fake engine behaves from now on; see worker_image/fake_engine/behavior.py."""
+    address = f"http://{pod['status']['podIP']}:8000/fake/faults"
+    answer = urllib3.request("POST", address, json=settings, timeout=5.0, retries=False)
+    if answer.status != 200:
+        raise RuntimeError(f"{address}: HTTP {answer.status}: {answer.data[:200]!r}")
+
+
 @contextmanager
 def frozen(pod: Json) -> Iterator[list[int]]:
     """SIGSTOP every process of the pod; thawed at the end, whatever happens."""
@@ -53,6 +64,41 @@ def frozen(pod: Json) -> Iterator[list[int]]:
         for pid in pids:
             if Path(f"/proc/{pid}").exists():
                 os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def all_frozen(pods: Iterable[Json]) -> Iterator[None]:
+    """SIGSTOP every process of these pods; thawed at the end, whatever happens."""
+    with ExitStack() as stack:
+        for pod in pods:
+            stack.enter_context(frozen(pod))
+        yield
+
+
+@contextmanager
+def blinded(kube: Kube, role: str, resource: str) -> Iterator[None]:
+    """Take one resource out of a ClusterRole, so that whoever has it lives, leads and answers its
+    probes, and cannot finish a round; given back at the end, whatever happens."""
+    path = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{role}"
+    found = kube.get(path)
+    if found is None:
+        raise RuntimeError(f"there is no ClusterRole {role}")
+    rules = found["rules"]
+    less = [
+        {**rule, "resources": [each for each in rule.get("resources", []) if each != resource]}
+        for rule in rules
+    ]
+    if less == rules:
+        raise RuntimeError(f"ClusterRole {role} does not name {resource}")
+    kube.kubectl("patch", "clusterrole", role, "--type=merge", "-p", _as_patch(less))
+    try:
+        yield
+    finally:
+        kube.kubectl("patch", "clusterrole", role, "--type=merge", "-p", _as_patch(rules))
+
+
+def _as_patch(rules: list[Json]) -> str:
+    return json.dumps({"rules": [rule for rule in rules if rule.get("resources") != []]})
 
 
 OPERATOR_LABELS = "app.kubernetes.io/name=llm-rollouts,app.kubernetes.io/component=operator"

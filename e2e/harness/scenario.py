@@ -33,6 +33,10 @@ class Chat:
     rollback_window: str = "20s"
     match_load: bool = True
     max_extra_replicas: int | None = None
+    # Off: steps pass by time and requests alone, so that a test of something else is short.
+    latency_gate: str = "Off"
+    objectives: Json = field(default_factory=dict)
+    on_inconclusive: str = "Hold"
     env: dict[str, str] = field(default_factory=dict)
     extra_args: list[str] = field(default_factory=list)
     resources: Json = field(
@@ -61,23 +65,28 @@ class Chat:
             "steps": self.steps,
             "rollbackWindow": self.rollback_window,
             "matchLoad": self.match_load,
+            "onInconclusive": self.on_inconclusive,
         }
         if self.max_extra_replicas is not None:
             strategy["maxExtraReplicas"] = self.max_extra_replicas
+        spec: Json = {
+            "replicas": self.replicas,
+            "revision": {
+                "model": {"uri": f"file:///models/{model}", "servedName": "chat"},
+                "engine": engine,
+                "resources": self.resources,
+                **revision,
+            },
+            "strategy": strategy,
+            "gates": {"latency": {"mode": self.latency_gate}},
+        }
+        if self.objectives:
+            spec["objectives"] = self.objectives
         return {
             "apiVersion": "llmrollouts.dev/v1alpha1",
             "kind": "LLMDeployment",
             "metadata": {"name": self.name, "namespace": self.namespace},
-            "spec": {
-                "replicas": self.replicas,
-                "revision": {
-                    "model": {"uri": f"file:///models/{model}", "servedName": "chat"},
-                    "engine": engine,
-                    "resources": self.resources,
-                    **revision,
-                },
-                "strategy": strategy,
-            },
+            "spec": spec,
         }
 
     # Given and when.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -96,3 +97,27 @@ def test_mistakes_at_the_command_line_are_answered_in_plain_words(
     nothing = kube.llm("promote", given.name, "-n", given.namespace, check=False)
     assert nothing.returncode != 0
     assert "Traceback" not in nothing.stdout + nothing.stderr
+
+
+@pytest.mark.timeout(300)
+def test_of_two_commands_at_once_the_rollback_wins_and_both_are_answered(
+    chat: Callable[..., Chat],
+) -> None:
+    given = chat(steps=[canary("50%", "20m", 1)], rollback_window="10m").serving("v1")
+    old = given.stable
+    given.applied("v2")
+    given.canary()
+    given.in_step(0)
+    with given.traffic(rate=30) as load, ThreadPoolExecutor(2) as both:
+        load.wait_for(60)
+        promoted = both.submit(given.command, "promote", check=False)
+        rolled_back = both.submit(given.command, "rollback", check=False)
+        told = promoted.result(), rolled_back.result()
+        # Whichever came first, and even if the promotion had begun: everyone is back.
+        given.back_on(old)
+        asked = time.time()
+        load.wait_for(60)
+        tally = load.stop()
+    assert all("Traceback" not in each and each.strip() for each in told), told
+    assert tally.between(asked).share(old) == 1
+    assert not tally.failures, tally.explain()

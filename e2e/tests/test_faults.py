@@ -12,6 +12,7 @@ import pytest
 
 from e2e.harness.faults import (
     GATEWAY_LABELS,
+    blinded,
     frozen,
     leader,
     operator_pods,
@@ -19,11 +20,12 @@ from e2e.harness.faults import (
     send,
 )
 from e2e.harness.kube import eventually
-from e2e.harness.scenario import Chat, canary
+from e2e.harness.scenario import Chat, canary, shadow
 
 if TYPE_CHECKING:
     from e2e.environment import Environment
 
+OPERATOR_ROLE = "llm-rollouts-operator"
 LAPSE_LIMIT = 15.0  # seconds: the promise of the dead-man's switch
 # In these tests a share lapses and comes back by itself: 60 s of health and the way there.
 COMES_BACK = 150.0
@@ -160,6 +162,81 @@ def test_the_api_server_away_for_thirty_seconds(
     assert not tally.cut, tally.explain()
     silent = tally.between(gone + 25, back)
     assert silent.share(new) == 0, "nobody decided for 25 s, and users were still on the canary"
+
+
+@pytest.mark.timeout(420)
+def test_a_wedged_loop_in_a_living_process_takes_the_share_back(
+    chat: Callable[..., Chat], environment: Environment
+) -> None:
+    """The leader renews its Lease and serves the gateways, and no round of its can be finished."""
+    given = chat(replicas=1)
+    new = _canary_at(given, "50%")
+    with given.traffic(rate=40) as load:
+        load.wait_for(60)
+        leading, _ = leader(environment.kube, environment.system)
+        with blinded(environment.kube, OPERATOR_ROLE, "pods"):
+            wedged = time.time()
+            time.sleep(LAPSE_LIMIT + 8)
+            late = load.so_far().between(wedged + LAPSE_LIMIT)
+            assert len(late) > 100
+            assert not late.of(new), "no round was finished for 15 s, and users were on the canary"
+            still, _ = leader(environment.kube, environment.system)
+            assert still["metadata"]["uid"] == leading["metadata"]["uid"], (
+                "the process did not live"
+            )
+        given.in_step(0, timeout=COMES_BACK)
+        eventually("users on the canary again", given.has_users, 60)
+        tally = load.stop()
+    assert not tally.failures, tally.explain()
+    assert not tally.cut, tally.explain()
+
+
+@pytest.mark.timeout(420)
+def test_containers_killed_in_each_step_fail_no_request(
+    chat: Callable[..., Chat], environment: Environment
+) -> None:
+    """A stable worker and a gateway die in each step, the canary's only worker in one of them: a
+    second death of a canary container would end the rollout."""
+    steps = [shadow("20%", "20m", 1), canary("5%", "20m", 1), canary("50%", "20m", 1)]
+    given = chat(replicas=2, steps=steps, rollback_window="10m").serving("v1")
+    old = given.stable
+    kube, system = environment.kube, environment.system
+    with given.traffic(rate=40) as load:
+        given.applied("v2")
+        new = given.canary()
+        for index in range(len(steps) + 1):
+            if index < len(steps):
+                given.in_step(index, timeout=COMES_BACK)
+            else:
+                given.promoted(new)
+            load.wait_for(40)
+            side = new if index == len(steps) else old
+            victims = sorted(given.pods(side), key=lambda pod: str(pod["metadata"]["name"]))
+            send(victims[index % len(victims)], signal.SIGKILL, "vllm")
+            gateways = kube.pods(system, GATEWAY_LABELS)
+            send(gateways[index % len(gateways)], signal.SIGKILL, "envoy")
+            if index == 1:
+                send(given.pods(new)[0], signal.SIGKILL, "vllm")
+            load.wait_for(200)
+            given.sees("workers back", lambda s: s.get("phase") != "Failed")
+            if index < len(steps):
+                eventually("all workers ready", lambda: _all_ready(given), 120)
+                given.in_step(index, timeout=COMES_BACK)
+                given.command("skip")
+        tally = load.stop()
+    # What had begun on a killed worker or came through a killed gateway is cut, and counted; a
+    # request that had not got its first token is answered by another worker.
+    lost = [o for o in tally.failures if "ConnectionReset" not in o.detail and o.status]
+    assert not lost, tally.explain()
+    assert len(tally.failures) + len(tally.cut) <= 8 * 6, tally.explain()
+    assert given.status["stableRevision"] == new
+
+
+def _all_ready(given: Chat) -> bool:
+    return all(
+        any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"]["conditions"])
+        for pod in given.pods()
+    )
 
 
 @pytest.mark.timeout(300)

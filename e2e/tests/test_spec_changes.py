@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
 
+from e2e.harness.faults import all_frozen, operator_pods
 from e2e.harness.kube import eventually
 from e2e.harness.scenario import Chat, canary, shadow
+
+if TYPE_CHECKING:
+    from e2e.environment import Environment
 
 LONG = [shadow("20%", "10m"), canary("10%", "10m"), canary("50%", "10m")]
 
@@ -126,6 +131,23 @@ def test_deletion_in_mid_rollout_leaves_nothing_behind(chat: Callable[..., Chat]
     with given.traffic(rate=20, requests=10) as load:
         gone = load.wait(60)
     assert all(o.status == 404 for o in gone.outcomes), gone.explain()
+
+
+@pytest.mark.timeout(300)
+def test_deletion_with_the_operator_down_leaves_nothing_behind(
+    chat: Callable[..., Chat], environment: Environment
+) -> None:
+    given = chat(steps=LONG)
+    _halfway(given)
+    with all_frozen(operator_pods(environment.kube, environment.system)):
+        # No finalizer waits for the operator: the cluster's own garbage collector cleans up.
+        given.deleted(timeout=100)
+
+    def is_forgotten() -> bool:
+        with given.traffic(rate=20, requests=10) as load:
+            return all(o.status == 404 for o in load.wait(60).outcomes)
+
+    eventually("the gateways have forgotten it", is_forgotten, 60)
 
 
 @pytest.mark.timeout(240)
