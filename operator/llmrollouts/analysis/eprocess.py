@@ -75,12 +75,42 @@ class EvidenceState:
         return cls(values, ticks)
 
 
-def accumulate(
-    state: EvidenceState, gains: Iterable[float], stage_ticks: int, start_weight: float
-) -> EvidenceState:
+@dataclass(frozen=True, slots=True)
+class StartTimes:
+    """How the weight of an e-process is spread over the times at which a regression may begin.
+
+    start_weight on the first second; the rest evenly over the stage's ``stage_ticks`` seconds, but
+    for the fraction ``late_weight``, which thins out over all later seconds: a stage that is held
+    past its end still finds what begins then. 0 reproduces the specification.
+    """
+
+    stage_ticks: int
+    start_weight: float = 0.5
+    late_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.stage_ticks < 1 or not 0 < self.start_weight < 1 or not 0 <= self.late_weight < 1:
+            raise ValueError("start times need a stage of 1 s or more and weights in (0, 1)")
+
+    def fresh(self, tick: int) -> float:
+        """The weight of starting at ``tick``, from 1."""
+        restarts = 1 - self.start_weight
+        if tick <= self.stage_ticks:
+            return restarts * (1 - self.late_weight) / self.stage_ticks
+        return restarts * self.late_weight * self.stage_ticks / (tick * (tick - 1))
+
+    def unspent(self, ticks: int) -> float:
+        """The weight of all start times after ``ticks``."""
+        restarts, late = 1 - self.start_weight, self.late_weight
+        if ticks <= self.stage_ticks:
+            return restarts * ((1 - late) * (1 - ticks / self.stage_ticks) + late)
+        return restarts * late * self.stage_ticks / ticks
+
+
+def accumulate(state: EvidenceState, gains: Iterable[float], starts: StartTimes) -> EvidenceState:
     """One second's ``gains`` (ln e, one a bet) on the wealth, and a share of new start times."""
     ticks = state.ticks + 1
-    fresh = (1 - start_weight) / stage_ticks if ticks <= stage_ticks else 0.0
+    fresh = starts.fresh(ticks)
     wealth = tuple(
         min((value + fresh) * math.exp(min(gain, 700.0)), MOST_WEALTH)
         for value, gain in zip(state.wealth, gains, strict=True)
@@ -88,31 +118,34 @@ def accumulate(
     return EvidenceState(wealth, ticks)
 
 
-def weigh(state: EvidenceState, stage_ticks: int, start_weight: float) -> float:
+def weigh(state: EvidenceState, starts: StartTimes) -> float:
     """E: the mean wealth and the weight of the start times still to come."""
-    unspent = (1 - start_weight) * max(0.0, 1 - state.ticks / stage_ticks)
-    return sum(state.wealth) / len(state.wealth) + unspent
+    return sum(state.wealth) / len(state.wealth) + starts.unspent(state.ticks)
 
 
 @dataclass(frozen=True)
 class EProcess:
     """The rule: bets, the length of the stage in seconds, the weight on starting at once, a cap.
 
-    A stage may be extended past ``stage_ticks``: then no new start times are added.
+    A stage may be extended past ``stage_ticks``: see ``StartTimes``.
     """
 
     bets: tuple[Bet, ...]
     stage_ticks: int
     start_weight: float = 0.5
     cap: float = TICK_CAP
+    late_weight: float = 0.0
+    starts: StartTimes = field(init=False, repr=False)
     # For each threshold: its number, the places of its bets, and their ln omega.
     groups: tuple[tuple[int, tuple[int, ...], tuple[float, ...]], ...] = field(
         init=False, repr=False
     )
 
     def __post_init__(self) -> None:
-        if not self.bets or self.stage_ticks < 1 or not 0 < self.start_weight < 1:
-            raise ValueError("an e-process needs bets, a stage of 1 s or more, a weight in (0, 1)")
+        if not self.bets:
+            raise ValueError("an e-process needs bets")
+        starts = StartTimes(self.stage_ticks, self.start_weight, self.late_weight)
+        object.__setattr__(self, "starts", starts)
         groups = []
         for threshold in sorted({bet.threshold for bet in self.bets}):
             places = tuple(i for i, bet in enumerate(self.bets) if bet.threshold == threshold)
@@ -141,8 +174,8 @@ class EProcess:
         for (_, places, _), row in zip(self.groups, rows, strict=True):
             for place, gain in zip(places, row, strict=True):
                 gains[place] = min(gain, self.cap)
-        return accumulate(state, gains, self.stage_ticks, self.start_weight)
+        return accumulate(state, gains, self.starts)
 
     def evidence(self, state: EvidenceState) -> float:
         """E: reject the null for ever once it has reached 1/alpha."""
-        return weigh(state, self.stage_ticks, self.start_weight)
+        return weigh(state, self.starts)

@@ -28,6 +28,7 @@ from llmrollouts.analysis.proof import proof_key
 from llmrollouts.analysis.stage import LATE_LAG, QUICK_LAG, Stage
 from llmrollouts.analysis.thresholds import COMPARED, bound_below, limit_lag
 
+LATE_WEIGHT: Final = 0.1  # of the restarts, for a stage that is held past its planned end
 GATEWAY_LAG: Final = 0.0  # the gateway's own counts: an attempt to connect has no age
 ERRORS, REFUSALS, CONNECTIONS = "errors", "refusals", "connections"
 ERROR_LIMIT: Final = "errorRate"
@@ -175,7 +176,13 @@ def plan_outcomes(stage: Stage) -> Mapping[float, OutcomePlan]:
     limits: tuple[Limit, ...] = ()
     allowed = stage.policy.error_limit
     if allowed is not None:
-        limits = (Limit(ERROR_LIMIT, AbsoluteLimit(allowed, stage.ticks), _errors(stage)),)
+        limits = (
+            Limit(
+                ERROR_LIMIT,
+                AbsoluteLimit(allowed, stage.ticks, late_weight=LATE_WEIGHT),
+                _errors(stage),
+            ),
+        )
     half = math.log(0.5)
     return {
         QUICK_LAG: OutcomePlan(
@@ -190,7 +197,7 @@ def plan_outcomes(stage: Stage) -> Mapping[float, OutcomePlan]:
 
 
 def _errors(stage: Stage) -> EProcess:
-    return EProcess(ERROR_BETS, stage.ticks, cap=ERROR_CAP)
+    return EProcess(ERROR_BETS, stage.ticks, cap=ERROR_CAP, late_weight=LATE_WEIGHT)
 
 
 def _plan_stream(stage: Stage, stream: Stream) -> LatencyPlan:
@@ -200,8 +207,8 @@ def _plan_stream(stage: Stage, stream: Stream) -> LatencyPlan:
     limits: tuple[Limit, ...] = ()
     exact = stage.measurement.exact.get(metric, ())
     if limit is not None and limit_lag(metric, limit, stage.thresholds) == lag:
-        absolute = AbsoluteLimit(ALLOWED_OF_P99, stage.ticks)
-        relative = EProcess(LIMIT_BETS, stage.ticks)
+        absolute = AbsoluteLimit(ALLOWED_OF_P99, stage.ticks, late_weight=LATE_WEIGHT)
+        relative = EProcess(LIMIT_BETS, stage.ticks, late_weight=LATE_WEIGHT)
         at, bound = exact.index(limit), bucket_of(limit)
         limits = (Limit(LIMIT_NAMES[metric], absolute, relative, at, bound),)
     if places is None:
@@ -236,12 +243,12 @@ def _processes(stage: Stage, metric: Metric, here: tuple[int, ...]) -> tuple[Pro
     if metric is not Metric.E2E:
         if not here:
             return ()
-        rule = EProcess(LATENCY_BETS, stage.ticks)
+        rule = EProcess(LATENCY_BETS, stage.ticks, late_weight=LATE_WEIGHT)
         return (Process(metric.value, metric.value, rule, 0.0, tuple(range(len(QUANTILES)))),)
     processes = []
     for number in here:
         bets = tuple(Bet(0, bet.omega) for bet in LATENCY_BETS if bet.threshold == number)
-        rule = EProcess(bets, stage.ticks)
+        rule = EProcess(bets, stage.ticks, late_weight=LATE_WEIGHT)
         weight = math.log(len(bets) / len(LATENCY_BETS))
         run = f"{metric.value}:{number}"
         processes.append(Process(run, metric.value, rule, weight, (number,)))

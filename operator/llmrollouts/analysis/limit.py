@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from llmrollouts.analysis.eprocess import TICK_CAP, EvidenceState, accumulate, weigh
+from llmrollouts.analysis.eprocess import TICK_CAP, EvidenceState, StartTimes, accumulate, weigh
 
 # Multiples of the allowed fraction that the alternative bets on.
 _MULTIPLES: Final = (2.0, 3.0, 5.0, 10.0, 30.0, 80.0)
@@ -33,6 +33,8 @@ class AbsoluteLimit:
     stage_ticks: int
     start_weight: float = 0.5
     cap: float = TICK_CAP  # a stall of one worker must not freeze a rollout either
+    late_weight: float = 0.0
+    _starts: StartTimes = field(init=False, repr=False)
     # For each alternative: ln e of a request over the limit, and of one within it.
     _logs: tuple[tuple[float, float], ...] = field(init=False, repr=False)
 
@@ -45,6 +47,8 @@ class AbsoluteLimit:
             (math.log(q / self.allowed), math.log((1 - q) / (1 - self.allowed))) for q in chances
         )
         object.__setattr__(self, "_logs", logs)
+        starts = StartTimes(self.stage_ticks, self.start_weight, self.late_weight)
+        object.__setattr__(self, "_starts", starts)
 
     def start(self) -> EvidenceState:
         return EvidenceState((self.start_weight,) * len(_MULTIPLES))
@@ -56,10 +60,10 @@ class AbsoluteLimit:
         gains = (
             min(self.cap, over * beyond + (total - over) * within) for beyond, within in self._logs
         )
-        return accumulate(state, gains, self.stage_ticks, self.start_weight)
+        return accumulate(state, gains, self._starts)
 
     def evidence(self, state: EvidenceState) -> float:
-        return weigh(state, self.stage_ticks, self.start_weight)
+        return weigh(state, self._starts)
 
 
 def judge_limit(absolute: float, relative: float, alpha: float) -> LimitVerdict:

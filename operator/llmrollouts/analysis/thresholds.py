@@ -25,6 +25,7 @@ _LAGS: Final = {
     Metric.E2E: (1.0, LONGEST_LAG),
     Metric.DURATION: (1.0, LONGEST_LAG),
 }
+_PATIENCE: Final = 10.0  # seconds that a verdict on a first token may wait for its tail
 # A mean over fewer tokens is mostly noise, so TPOT waits for about this many.
 _TOKENS_OF_A_MEAN: Final = 16
 
@@ -73,6 +74,10 @@ def place_thresholds(
     """Thresholds of one metric, clipped so that each is known at the longest age."""
     shortest, longest = _LAGS[metric]
     shift, factor = buckets_in(margin), policy.promotion_margin
+    if metric is not Metric.E2E:
+        # One age for all thresholds: a far tail must not make every verdict wait for it.
+        usual = 2 * margin * BOUNDS[min(OVERFLOW - 1, quantile_bucket(histogram, 0.95))]
+        longest = min(longest, max(_PATIENCE, math.ceil(usual)))
     highest = max(0, bound_below(longest) - shift)
     control = tuple(min(highest, quantile_bucket(histogram, u)) for u in QUANTILES)
     canary = tuple(bound + shift for bound in control)
@@ -91,9 +96,6 @@ def place_thresholds(
             proof_lags.append(next((lag for lag in known if lag >= needed), needed))
         return Thresholds(control, canary, tuple(own), promotion, tuple(proof_lags))
     lag = max(own + [age_for(factor * x, shortest, longest) for x in promotion])
-    limit = policy.limits.get(metric, 0.0)
-    if limit <= longest:
-        lag = max(lag, age_for(limit, shortest, longest))
     if metric is Metric.TPOT:
         # The first token must have come before a mean over the others can be taken.
         first = placed[Metric.TTFT].canary_bounds[3] if Metric.TTFT in placed else 0

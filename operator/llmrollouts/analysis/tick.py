@@ -1,0 +1,109 @@
+"""One arrival second on its way into the gate's state: evidence moved, decisions taken.
+
+The only mutable thing of the gate, alive for one call of ``Gate.take_…``. It decides when a metric
+rolls back; ``gate`` says which tests see which counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from llmrollouts.analysis.counts import Metric
+from llmrollouts.analysis.evalue import Cell
+from llmrollouts.analysis.gateplan import Limit, MetricRuns, Process, band_name
+from llmrollouts.analysis.ksband import ks_excess
+from llmrollouts.analysis.ledger import GateState, History, Run
+
+# Not needed for validity: nobody would believe a rollback for latency on fewer requests.
+MIN_CANARY_REQUESTS: Final = 20
+TOLERATED_STALL: Final = 5  # ticks; the cap of the e-process tolerates as many
+FIRST_BAND_TICK: Final = 30
+EMPTY: Final = Cell(0, 0, 0, 0)
+_LEAST: Final = 1e-300
+
+
+@dataclass(frozen=True)
+class Rules:
+    """levels, tests: by metric; of the whole stage."""
+
+    levels: Mapping[str, float]
+    tests: Mapping[str, MetricRuns]
+
+
+class Tick:
+    """The parts of a state that one second of one stream changes."""
+
+    def __init__(self, rules: Rules, state: GateState, second: int, lag: float) -> None:
+        self.rules = rules
+        self.second = second
+        self.closed = second + 1 + math.ceil(lag)  # at whose end this second was complete
+        self.runs: dict[str, Run] = dict(state.runs)
+        self.totals: dict[str, tuple[Cell, ...]] = dict(state.totals)
+        self.decided: dict[str, int] = dict(state.decided)
+        self.history: dict[str, History] = dict(state.history)
+
+    def count(self, metric: str, place: int, cell: Cell) -> None:
+        """Add to the totals of one threshold of a metric."""
+        before = self.totals.get(metric, ())
+        sums = [*before, *(EMPTY,) * (place + 1 - len(before))]
+        sums[place] += cell
+        self.totals[metric] = tuple(sums)
+
+    def move(self, process: Process, gains: Sequence[Sequence[float]], *, guarded: bool) -> None:
+        """One e-process over one second; it decides when it reaches its level."""
+        before = self.runs[process.run]
+        wealth = process.rule.gain(before.wealth, gains)
+        log_e = _log(process.rule.evidence(wealth)) + process.log_weight
+        self.runs[process.run] = before.move(wealth, log_e, self.second)
+        self._decide(process.metric, log_e, guarded=guarded)
+
+    def move_limit(
+        self, limit: Limit, cell: Cell, gains: Sequence[float], *, guarded: bool
+    ) -> None:
+        """Both tests of a hard limit; it decides when both are at the level at once."""
+        self.count(limit.metric, 0, cell)
+        absolute, relative = limit.runs
+        before = self.runs[absolute]
+        wealth = limit.absolute.tick(before.wealth, cell.canary_over, cell.canary_total)
+        log_e = _log(limit.absolute.evidence(wealth))
+        self.runs[absolute] = before.move(wealth, log_e, self.second)
+        before = self.runs[relative]
+        wealth = limit.relative.gain(before.wealth, [gains])
+        worse = _log(limit.relative.evidence(wealth))
+        self.runs[relative] = before.move(wealth, worse, self.second)
+        self._decide(limit.metric, min(log_e, worse), guarded=guarded)
+        self.note(limit.metric)
+
+    def _decide(self, metric: str, log_e: float, *, guarded: bool) -> None:
+        if metric in self.decided or log_e < -math.log(self.rules.levels[metric]):
+            return
+        seen = max((cell.canary_total for cell in self.totals[metric]), default=0)
+        if not guarded or seen >= MIN_CANARY_REQUESTS:
+            self.decided[metric] = self.closed
+
+    def compare_bands(self, metric: Metric) -> None:
+        """The slow second trigger: the canary's band lies wholly beyond stable's.
+
+        The band takes requests to be independent, which those of one stall are not. So it must
+        lie apart by more than a stall that the e-process tolerates can have done.
+        """
+        name = band_name(metric)
+        run = self.runs[self.rules.tests[metric.value].runs[0]]
+        if name in self.decided or run.wealth.ticks < FIRST_BAND_TICK:
+            return
+        excess = ks_excess(self.totals[metric.value], self.rules.levels[name])
+        if excess > TOLERATED_STALL / run.wealth.ticks:
+            self.decided[name] = self.closed
+
+    def note(self, metric: str) -> None:
+        """A point of the plot of ln E."""
+        log_e = self.rules.tests[metric].log_e(self.runs)
+        self.history[metric] = self.history.get(metric, History()).add(self.second, log_e)
+
+
+def _log(evidence: float) -> float:
+    """ln E; a stage that is held for days can lose all of it to rounding."""
+    return math.log(max(evidence, _LEAST))
