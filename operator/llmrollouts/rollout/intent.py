@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from llmrollouts.api.reasons import Reason
 from llmrollouts.api.share import NONE, Share
 
 
@@ -40,10 +41,21 @@ class RevisionTraffic:
 
 
 @dataclass(frozen=True, slots=True)
+class RouteRule:
+    """The rule of a user's HTTPRoute, by its name or its place (from 0); neither: the only one that
+    lists the two Services."""
+
+    route: str
+    name: str | None = None
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentTraffic:
     """All that the proxies know of one LLMDeployment.
 
     default: the revision that answers whatever no share takes; None while nothing serves yet.
+    rule: where the shares are weights of an HTTPRoute; None: the built-in gateway.
     """
 
     namespace: str
@@ -51,6 +63,7 @@ class DeploymentTraffic:
     uid: str
     default: str | None
     revisions: tuple[RevisionTraffic, ...]
+    rule: RouteRule | None = None
 
     def share_of(self, revision: str) -> Share:
         return next((r.share for r in self.revisions if r.revision == revision), NONE)
@@ -71,6 +84,14 @@ class RequestCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class TrafficProblem:
+    """What keeps a provider from doing what it was told, and what a person can do about it."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrafficObservation:
     """What the provider knows of one deployment at the moment of asking.
 
@@ -83,6 +104,8 @@ class TrafficObservation:
     source: names this life of this process: the counts started at zero with it.
     refusals: what gateways refuse now of what they were sent, in their words.
     recent: by revision, share of the user requests of the last ten seconds (live, mirrored).
+    counts_requests: False where nobody counts the requests: the counts above say nothing then.
+    problem: what keeps the provider from doing what it was told; None: nothing.
     """
 
     programmed: DeploymentTraffic | None = None
@@ -97,6 +120,8 @@ class TrafficObservation:
     recent_rate: float = 0.0
     source: str = ""
     refusals: tuple[str, ...] = ()
+    counts_requests: bool = True
+    problem: TrafficProblem | None = None
 
 
 def lowered(current: DeploymentTraffic | None, wanted: DeploymentTraffic) -> DeploymentTraffic:

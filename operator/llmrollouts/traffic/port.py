@@ -1,4 +1,4 @@
-"""The port to whatever splits the users' requests: the gateway today, HTTPRoute weights later."""
+"""The port to whatever splits the users' requests: the built-in gateway, or HTTPRoute weights."""
 
 from __future__ import annotations
 
