@@ -34,7 +34,7 @@ class Tap:
 
     def __init__(self, app: Application) -> None:
         self._app = app
-        self._outlet, self._token = open_outlet(os.environ)
+        self.outlet, self._token = open_outlet(os.environ)
         self._numbers = itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,7 +72,7 @@ class Tap:
 
     def _watch(self, scope: Scope) -> Watch | None:
         """The watch of a user's request; None for everything else."""
-        outlet = self._outlet
+        outlet = self.outlet
         if outlet is None or scope["type"] != "http":
             return None
         dialect = DIALECTS.get(scope["path"])

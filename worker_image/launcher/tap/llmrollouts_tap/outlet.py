@@ -79,11 +79,15 @@ class Outlet:
                 records.popleft()
             self._sequence += count
 
-    def _give_up(self, error: OSError) -> None:
-        """The launcher's end is gone, and with it this worker's life."""
+    def close(self) -> None:
+        """Say nothing more; what was not sent is forgotten."""
         self._closed = True
         self._records.clear()
         self._socket.close()
+
+    def _give_up(self, error: OSError) -> None:
+        """The launcher's end is gone, and with it this worker's life."""
+        self.close()
         log.warning("Stopped reporting to the launcher: %s", error)
 
 
