@@ -93,7 +93,8 @@ def _speak_of_latency(
     metric = Metric(spoken.metric)
     places = stage.thresholds[metric]
     number = _loudest_threshold(spoken.run, state)
-    cell = spoken.cells[number] if spoken.cells else EMPTY
+    # A threshold that is read at a later age may have no second yet.
+    cell = spoken.cells[number] if number < len(spoken.cells) else EMPTY
     bounds = BOUNDS[places.canary_bounds[number]], BOUNDS[places.control_bounds[number]]
     histogram = state.histograms.get(metric.value)
     ratios = compare_quantiles(histogram, max(places.lags)) if histogram is not None else None
