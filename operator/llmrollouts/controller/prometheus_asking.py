@@ -42,13 +42,17 @@ _LONGEST_TIMEOUT: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What is judged: two revisions in one step. name: status.attempt.stage."""
+    """What is judged: the revision on its way, beside the stable one, in one step; or after the
+    promotion (``watch``) the new stable revision, beside the one that it replaced.
+
+    began: distinguishes a step from an earlier one of the same kind. name: status.attempt.stage.
+    """
 
     canary: str
     stable: str | None
-    index: int
-    started_at: datetime
     name: str
+    began: datetime | None = None
+    watch: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ nor a rollback of another gate. A gate is asked first one interval after request
 a step: what it says then is about this step. While nothing flows it is not asked and says
 Inconclusive; an answer older than three intervals is an Error. An edit of the gates holds from the
 next step on, except that a gate in Error takes it at once: how else could a query be mended.
-Only the leader asks. Called by controller/observe in each round.
+After the promotion the gates with a limit go on until the rollback window ends. Only the leader
+asks. Called by controller/observe in each round.
 """
 
 from __future__ import annotations
@@ -59,12 +60,17 @@ class PrometheusGates:
         """The verdict of each gate on the running step. Never raises, never waits."""
         deployment = observation.deployment
         key = Key(deployment.namespace, deployment.name)
-        gates = tuple(deployment.spec.gates.prometheus)
         stage = _read_stage(deployment)
         if stage is None:
             self.forget(key)
             return ()
-        if not self._leads() or not _flows(deployment):
+        # The control of the watch gets 1 % of the users: too few for a ratio of two single values.
+        gates = tuple(
+            gate
+            for gate in deployment.spec.gates.prometheus
+            if gate.compare is None or not stage.watch
+        )
+        if not self._leads() or not _flows(deployment, stage):
             self.forget(key)
             return tuple(_make_gate(gate.name, _STANDING_STILL, stage.name) for gate in gates)
         series = self._running.get(key)
@@ -144,17 +150,21 @@ class _Series:
 
 def _read_stage(deployment: Deployment) -> Stage | None:
     status = deployment.status
-    step, canary = status.step, status.canary_revision
-    if canary is None or step is None or deployment.deleting:
+    step, stable = status.step, status.stable_revision
+    if deployment.deleting or status.attempt is None:
         return None
-    name = "" if status.attempt is None else status.attempt.stage
-    return Stage(canary, status.stable_revision, step.index, step.started_at, name)
+    name = status.attempt.stage
+    if status.canary_revision is not None:
+        return step and Stage(status.canary_revision, stable, name, step.started_at)
+    if status.warm is None or stable is None or stable != status.attempt.revision:
+        return None
+    return Stage(stable, status.warm.revision, name, watch=True)
 
 
-def _flows(deployment: Deployment) -> bool:
-    """Whether the canary is meant to get requests now, of users or copied."""
+def _flows(deployment: Deployment, stage: Stage) -> bool:
+    """Whether the judged revision is meant to get requests now, of users or copied."""
     status = deployment.status
-    return bool(read_share(status.share) or read_share(status.shadow_share))
+    return stage.watch or bool(read_share(status.share) or read_share(status.shadow_share))
 
 
 def _make_gate(name: str, standing: Standing, stage: str) -> Gate:

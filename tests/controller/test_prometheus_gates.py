@@ -1,0 +1,511 @@
+"""When gates from Prometheus are asked, and what they say in a round (time by looptime)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from llmrollouts.api.reasons import Reason
+from llmrollouts.api.spec import LLMDeploymentSpec
+from llmrollouts.api.status import (
+    AttemptStatus,
+    LLMDeploymentStatus,
+    StepStatus,
+    WarmStatus,
+)
+from llmrollouts.controller.keys import Key
+from llmrollouts.controller.prometheus_gates import PrometheusGates
+from llmrollouts.kube.port import SECRET
+from llmrollouts.metrics.prometheus import Question
+from llmrollouts.metrics.prometheus_address import AllowedAddresses
+from llmrollouts.metrics.prometheus_answer import Unanswered
+from llmrollouts.rollout.intent import TrafficObservation
+from llmrollouts.rollout.observation import Deployment, Gate, Observation
+from tests.fakes.kube import FakeKube
+from tests.fakes.kube_faults import Fault
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
+
+START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
+ADDRESS = "https://prom.example"
+KEY = Key("prod", "chat")
+WORD = "s3cr3t-word"
+STAGE = "bbbb/1/0-Canary-5000"
+
+
+def make_gate(**given: Any) -> dict[str, Any]:
+    return {
+        "name": "cost",
+        "address": ADDRESS,
+        "query": 'cost{r="{{revision}}"}',
+        "limit": {"max": "0.25"},
+        **given,
+    }
+
+
+def make_status(**given: Any) -> LLMDeploymentStatus:
+    return LLMDeploymentStatus(
+        **{
+            "stable_revision": "aaaa",
+            "canary_revision": "bbbb",
+            "share": "0.5%",
+            "step": StepStatus(index=0, kind="Canary", share="0.5%", started_at=START),
+            "attempt": make_attempt(STAGE),
+            **given,
+        }
+    )
+
+
+def make_attempt(stage: str) -> AttemptStatus:
+    return AttemptStatus(
+        revision="bbbb", number=1, started_at=START, error_budget=0.01, stage=stage
+    )
+
+
+def observe(*gates: dict[str, Any], status: LLMDeploymentStatus | None = None) -> Observation:
+    spec = LLMDeploymentSpec.model_validate(
+        {
+            "replicas": 2,
+            "revision": {"model": {"uri": "file:///models/v1"}},
+            "gates": {"prometheus": list(gates)},
+        }
+    )
+    deployment = Deployment(KEY.namespace, KEY.name, "uid", 1, spec, status or make_status())
+    return Observation(deployment, "{}", {}, None, (), (), (), frozenset(), TrafficObservation())
+
+
+Answer = float | Unanswered | Exception
+
+
+class FakePrometheus:
+    """Answers in order, the last one for ever; by revision where a question has two queries."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer | tuple[float, float]] = [0.2]
+        self.asked: list[tuple[float, Question]] = []
+        self.seconds = 0.0
+        self.together = 0
+        self.most_together = 0
+
+    async def ask(self, question: Question) -> tuple[float, ...]:
+        self.asked.append((asyncio.get_running_loop().time(), question))
+        self.together += 1
+        self.most_together = max(self.most_together, self.together)
+        try:
+            await asyncio.sleep(self.seconds)
+        finally:
+            self.together -= 1
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer if isinstance(answer, tuple) else (answer,)
+
+    def times(self) -> list[float]:
+        return [round(at) for at, _ in self.asked]
+
+
+class Bench:
+    """A source of gates with everything around it. ``leads`` may be changed."""
+
+    def __init__(self) -> None:
+        self.kube = FakeKube()
+        self.prometheus = FakePrometheus()
+        self.leads = True
+        self.allowed = AllowedAddresses([ADDRESS])
+        self.gates = self.make()
+
+    def make(self) -> PrometheusGates:
+        return PrometheusGates(
+            self.kube,
+            self.prometheus,
+            self.allowed,
+            leads=lambda: self.leads,
+            now=lambda: START + timedelta(seconds=asyncio.get_running_loop().time()),
+        )
+
+    def judge(self, *gates: dict[str, Any], status: LLMDeploymentStatus | None = None) -> Gate:
+        found = self.gates.judge(observe(*(gates or (make_gate(),)), status=status))
+        assert len(found) == 1
+        return found[0]
+
+    def put_secret(self, name: str, **data: str) -> None:
+        encoded = {key: base64.b64encode(text.encode()).decode() for key, text in data.items()}
+        self.kube.put(
+            SECRET,
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"namespace": KEY.namespace, "name": name},
+                "data": encoded,
+            },
+        )
+
+
+@pytest_asyncio.fixture
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench()
+    yield made
+    made.gates.stop()
+
+
+NAN = Unanswered(Reason.NOT_A_NUMBER, "the answer is NaN")
+
+
+async def test_it_is_inconclusive_until_it_was_asked_in_this_step(bench: Bench) -> None:
+    gate = bench.judge()
+    assert (gate.name, gate.verdict) == ("prometheus/cost", "Inconclusive")
+    assert gate.reason is Reason.NOT_ASKED_YET
+    assert gate.stage == STAGE
+    await asyncio.sleep(31)
+    assert bench.judge().verdict == "Passed"
+
+
+async def test_it_is_asked_every_interval_for_the_canary(bench: Bench) -> None:
+    bench.judge(make_gate(interval="20s", timeout="5s", maxAge="1m"))
+    await asyncio.sleep(101)
+    times = bench.prometheus.times()
+    assert len(times) == 5
+    assert {after - before for before, after in itertools.pairwise(times)} == {20}
+    question = bench.prometheus.asked[0][1]
+    assert question.queries == ('cost{r="bbbb"}',)
+    assert (question.seconds, question.max_age) == (5.0, 60.0)
+
+
+async def test_bad_answers_in_a_row_fail_and_tell_since_when(bench: Bench) -> None:
+    bench.prometheus.answers = [0.2, 0.31, 0.32]
+    bench.judge()
+    await asyncio.sleep(61)
+    gate = bench.judge()
+    assert gate.verdict == "Inconclusive"
+    assert "0.31; allowed is at most 0.25" in gate.message
+    await asyncio.sleep(30)
+    gate = bench.judge()
+    assert gate.verdict == "Failed"
+    assert gate.reason is Reason.LIMIT_BROKEN
+    assert gate.first_seen_at is not None
+    assert gate.detected_at is not None
+    assert round((gate.detected_at - gate.first_seen_at).total_seconds()) == 30
+
+
+async def test_nan_neither_passes_nor_fails(bench: Bench) -> None:
+    bench.prometheus.answers = [NAN]
+    bench.judge()
+    seen = set()
+    for _ in range(30):
+        await asyncio.sleep(10)
+        seen.add(bench.judge().verdict)
+    assert seen == {"Inconclusive", "Error"}
+
+
+async def test_a_comparison_asks_for_both_revisions(bench: Bench) -> None:
+    bench.prometheus.answers = [(0.31, 0.2)]
+    gate = make_gate(limit=None, compare={"maxRatio": "1.2"}, failuresForFailed=1)
+    bench.judge(gate)
+    await asyncio.sleep(31)
+    assert bench.prometheus.asked[0][1].queries == ('cost{r="bbbb"}', 'cost{r="aaaa"}')
+    found = bench.judge(gate)
+    assert found.verdict == "Failed"
+    assert "ratio of 1.55" in found.message
+
+
+@pytest.mark.parametrize("stable", [0.0, -1.0])
+async def test_nothing_is_said_of_a_ratio_to_zero(bench: Bench, stable: float) -> None:
+    bench.prometheus.answers = [(0.31, stable)]
+    gate = make_gate(limit=None, compare={"maxRatio": "1.2"}, maxErrors=1)
+    bench.judge(gate)
+    await asyncio.sleep(31)
+    found = bench.judge(gate)
+    assert (found.verdict, found.reason) == ("Error", Reason.NOT_COMPARABLE)
+
+
+async def test_an_old_answer_is_an_error(bench: Bench) -> None:
+    bench.judge()
+    await asyncio.sleep(31)
+    assert bench.judge().verdict == "Passed"
+    bench.prometheus.seconds = 10_000.0
+    await asyncio.sleep(80)
+    assert bench.judge().verdict == "Passed"
+    await asyncio.sleep(20)
+    gate = bench.judge()
+    assert (gate.verdict, gate.reason) == ("Error", Reason.STALE_ANSWER)
+
+
+async def test_a_new_step_begins_without_a_verdict(bench: Bench) -> None:
+    bench.judge()
+    await asyncio.sleep(31)
+    later = START + timedelta(minutes=30)
+    step = StepStatus(index=1, kind="Canary", share="5%", started_at=later)
+    status = make_status(step=step, share="5%", attempt=make_attempt("bbbb/1/1-Canary-50000"))
+    gate = bench.judge(status=status)
+    assert gate.verdict == "Inconclusive"
+    assert gate.stage == "bbbb/1/1-Canary-50000"
+    await asyncio.sleep(31)
+    assert bench.judge(status=status).verdict == "Passed"
+
+
+async def test_nothing_is_asked_while_nothing_flows_and_afterwards_anew(bench: Bench) -> None:
+    bench.judge()
+    await asyncio.sleep(31)
+    lapsed = make_status(share="0%", shadow_share="0%")
+    assert bench.judge(status=lapsed).verdict == "Inconclusive"
+    asked = len(bench.prometheus.asked)
+    await asyncio.sleep(300)
+    assert len(bench.prometheus.asked) == asked
+    assert bench.judge().verdict == "Inconclusive"
+    await asyncio.sleep(31)
+    assert bench.judge().verdict == "Passed"
+
+
+async def test_a_shadow_step_is_judged_like_any_other(bench: Bench) -> None:
+    status = make_status(share="0%", shadow_share="5%")
+    bench.judge(status=status)
+    await asyncio.sleep(31)
+    assert bench.judge(status=status).verdict == "Passed"
+
+
+async def test_without_a_rollout_nothing_is_asked_or_said(bench: Bench) -> None:
+    bench.judge()
+    ended = make_status(canary_revision=None, step=None)
+    assert bench.gates.judge(observe(make_gate(), status=ended)) == ()
+    await asyncio.sleep(100)
+    assert bench.prometheus.asked == []
+
+
+async def test_after_the_promotion_limits_go_on_and_comparisons_end(bench: Bench) -> None:
+    watch = make_status(
+        canary_revision=None,
+        step=None,
+        stable_revision="bbbb",
+        warm=WarmStatus(revision="aaaa", until=START + timedelta(hours=1)),
+        attempt=make_attempt("bbbb/1/watch"),
+    )
+    gates = (
+        make_gate(),
+        make_gate(name="ratio", limit=None, compare={"maxRatio": "1.2"}),
+    )
+    assert bench.judge(*gates, status=watch).name == "prometheus/cost"
+    await asyncio.sleep(31)
+    assert bench.prometheus.asked[0][1].queries == ('cost{r="bbbb"}',)
+    gate = bench.judge(*gates, status=watch)
+    assert (gate.verdict, gate.stage) == ("Passed", "bbbb/1/watch")
+
+
+async def test_who_does_not_lead_asks_nothing_and_passes_nothing(bench: Bench) -> None:
+    bench.leads = False
+    assert bench.judge().verdict == "Inconclusive"
+    await asyncio.sleep(100)
+    assert bench.prometheus.asked == []
+
+
+async def test_a_deleted_deployment_is_asked_about_no_more(bench: Bench) -> None:
+    bench.judge()
+    bench.gates.forget(KEY)
+    bench.gates.forget(KEY)
+    await asyncio.sleep(100)
+    assert bench.prometheus.asked == []
+    seen = observe(make_gate())
+    leaving = replace(seen, deployment=replace(seen.deployment, deleting=True))
+    assert bench.gates.judge(leaving) == ()
+
+
+async def test_an_edit_holds_from_the_next_step_on(bench: Bench) -> None:
+    bench.prometheus.answers = [0.31]
+    edited = make_gate(limit={"max": "9"})
+    bench.judge()
+    await asyncio.sleep(31)
+    assert bench.judge(edited).verdict == "Inconclusive"
+    await asyncio.sleep(31)
+    assert bench.judge(edited).verdict == "Failed"
+
+
+async def test_a_gate_in_error_takes_an_edit_at_once(bench: Bench) -> None:
+    bench.prometheus.answers = [
+        Unanswered(Reason.QUERY_INVALID, "parse error", lasting=True),
+        0.2,
+    ]
+    bench.judge()
+    await asyncio.sleep(31)
+    assert bench.judge().verdict == "Error"
+    mended = make_gate(query="mended")
+    assert bench.judge(mended).verdict == "Inconclusive"
+    await asyncio.sleep(31)
+    assert bench.judge(mended).verdict == "Passed"
+    assert bench.prometheus.asked[-1][1].queries == ("mended",)
+
+
+async def test_a_gate_in_error_can_be_taken_out(bench: Bench) -> None:
+    bench.prometheus.answers = [Unanswered(Reason.QUERY_INVALID, "parse error", lasting=True)]
+    bench.judge()
+    await asyncio.sleep(31)
+    assert bench.gates.judge(observe()) == ()
+
+
+async def test_an_address_that_is_not_allowed_is_an_error_at_once(bench: Bench) -> None:
+    gate = bench.judge(make_gate(address="https://prom.example.evil"))
+    assert (gate.verdict, gate.reason) == ("Error", Reason.ADDRESS_NOT_ALLOWED)
+    assert "operator.allowedPrometheus" in gate.message
+    await asyncio.sleep(100)
+    assert bench.prometheus.asked == []
+
+
+async def test_an_empty_list_says_that_the_feature_is_off(bench: Bench) -> None:
+    bench.allowed = AllowedAddresses()
+    bench.gates = bench.make()
+    gate = bench.judge()
+    assert gate.verdict == "Error"
+    assert "allows no Prometheus at all" in gate.message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"limit": None},
+        {"limit": {}},
+        {"limit": {"max": "1", "min": "0"}},
+        {"compare": {"maxRatio": "1.2"}},
+        {"limit": None, "compare": {"maxRatio": "1.2"}, "query": "no_placeholder"},
+        {"address": "https://prom.example/a/../b"},
+    ],
+)
+async def test_a_gate_older_than_the_rules_is_an_error_at_once(
+    bench: Bench, change: dict[str, Any]
+) -> None:
+    gate = bench.judge(make_gate(**change))
+    assert (gate.verdict, gate.reason) == ("Error", Reason.GATE_INVALID)
+
+
+async def test_a_comparison_without_a_stable_revision_is_an_error(bench: Bench) -> None:
+    gate = make_gate(limit=None, compare={"maxRatio": "1.2"})
+    assert bench.judge(gate, status=make_status(stable_revision=None)).verdict == "Error"
+
+
+async def test_a_bug_is_an_error_without_its_text(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.prometheus.answers = [RuntimeError(WORD)]
+    gate = make_gate(maxErrors=1)
+    bench.judge(gate)
+    with caplog.at_level(logging.DEBUG):
+        await asyncio.sleep(31)
+    found = bench.judge(gate)
+    assert (found.verdict, found.reason) == ("Error", Reason.GATE_BROKEN)
+    record = next(r for r in caplog.records if r.levelno == logging.ERROR)
+    assert WORD not in f"{record.getMessage()}{record.__dict__}{found.message}"
+    assert "ask" in record.__dict__["trace"]
+
+
+async def test_many_gates_of_one_deployment_are_asked_two_at_once(bench: Bench) -> None:
+    bench.prometheus.seconds = 5.0
+    gates = tuple(make_gate(name=f"g{number}") for number in range(8))
+    bench.gates.judge(observe(*gates))
+    await asyncio.sleep(60)
+    assert bench.prometheus.most_together == 2
+    verdicts = {gate.verdict for gate in bench.gates.judge(observe(*gates))}
+    assert verdicts == {"Passed"}
+
+
+BEARER = {"bearerTokenSecretRef": {"name": "prom", "key": "token"}}
+
+
+async def test_credentials_come_from_a_secret_of_the_same_namespace(bench: Bench) -> None:
+    bench.put_secret("prom", token=f"{WORD}\n", user="me", word="x", ca="C", cert="D", key="K")
+    auth = {
+        "basicAuth": {
+            "usernameSecretRef": {"name": "prom", "key": "user"},
+            "passwordSecretRef": {"name": "prom", "key": "word"},
+        },
+        "tls": {
+            "caSecretRef": {"name": "prom", "key": "ca"},
+            "certSecretRef": {"name": "prom", "key": "cert"},
+            "keySecretRef": {"name": "prom", "key": "key"},
+        },
+    }
+    bench.gates.judge(observe(make_gate(auth=BEARER), make_gate(name="other", auth=auth)))
+    await asyncio.sleep(31)
+    given = {bool(q.credentials.bearer): q.credentials for _, q in bench.prometheus.asked}
+    assert given[True].bearer == WORD
+    assert given[False].basic == ("me", "x")
+    assert (given[False].authorities, given[False].certificate, given[False].key) == tuple("CDK")
+    reads = [call for call in bench.kube.calls if call.kind == SECRET.kind]
+    assert {(call.verb, call.namespace) for call in reads} == {("get", KEY.namespace)}
+    assert len(reads) == 2
+
+
+async def test_a_renewed_secret_is_used_at_the_next_question(bench: Bench) -> None:
+    bench.put_secret("prom", token="one")
+    bench.judge(make_gate(auth=BEARER))
+    await asyncio.sleep(31)
+    bench.put_secret("prom", token="two")
+    await asyncio.sleep(30)
+    assert [q.credentials.bearer for _, q in bench.prometheus.asked] == ["one", "two"]
+
+
+def without_secret(bench: Bench) -> None:
+    """There is none."""
+
+
+def without_key(bench: Bench) -> None:
+    bench.put_secret("prom", other=WORD)
+
+
+def with_empty_key(bench: Bench) -> None:
+    bench.put_secret("prom", token="")
+
+
+def with_line_breaks(bench: Bench) -> None:
+    bench.put_secret("prom", token=f"{WORD}\r\nX-Other: {WORD}")
+
+
+def with_binary(bench: Bench) -> None:
+    bench.put_secret("prom", token="x")
+    bench.kube.edit(
+        SECRET,
+        KEY.namespace,
+        "prom",
+        lambda found: found["data"].update(token=base64.b64encode(b"\xff\xfe").decode()),
+    )
+
+
+def forbidden(bench: Bench) -> None:
+    bench.put_secret("prom", token=WORD)
+    bench.kube.faults.fail(Fault.FORBIDDEN, "get", SECRET.kind, times=99)
+
+
+def away(bench: Bench) -> None:
+    bench.put_secret("prom", token=WORD)
+    bench.kube.faults.fail(Fault.TIMEOUT, "get", SECRET.kind, times=99)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "reason"),
+    [
+        (without_secret, Reason.SECRET_MISSING),
+        (without_key, Reason.SECRET_MISSING),
+        (with_empty_key, Reason.SECRET_UNUSABLE),
+        (with_line_breaks, Reason.SECRET_UNUSABLE),
+        (with_binary, Reason.SECRET_UNUSABLE),
+        (forbidden, Reason.SECRET_FORBIDDEN),
+        (away, Reason.SECRET_MISSING),
+    ],
+)
+async def test_a_secret_that_cannot_be_used_is_an_error_without_its_text(
+    bench: Bench, prepare: Callable[[Bench], None], reason: Reason
+) -> None:
+    prepare(bench)
+    gate = make_gate(auth=BEARER, maxErrors=1)
+    bench.judge(gate)
+    await asyncio.sleep(31)
+    found = bench.judge(gate)
+    assert (found.verdict, found.reason) == ("Error", reason)
+    assert "prom" in found.message
+    assert WORD not in found.message
+    assert bench.prometheus.asked == []
