@@ -18,6 +18,11 @@ REVISION: Final = f"{GROUP}/revision"
 # On a worker Deployment's own metadata only, never in its pod template.
 ROLE: Final = f"{GROUP}/role"
 
+# On the ConfigMap that holds a rollout's evidence, with the deployment's name. It carries none of
+# the children's labels, so that it is neither watched nor listed with them: it is written every ten
+# seconds.
+EVIDENCE: Final = f"{GROUP}/evidence"
+
 # Annotations on the LLMDeployment.
 COMMAND: Final = f"{GROUP}/command"
 COMMAND_SEQUENCE: Final = f"{GROUP}/command-sequence"
@@ -39,3 +44,8 @@ ENGINE_CONTAINER: Final = "engine"
 def child_name(deployment: str, revision: str) -> str:
     """The name of every child of one revision: ``<deployment>-<revision>``."""
     return f"{deployment}-{revision}"
+
+
+def evidence_name(deployment: str) -> str:
+    """The ConfigMap with a rollout's evidence; no revision has a name of eight characters."""
+    return f"{deployment}-evidence"

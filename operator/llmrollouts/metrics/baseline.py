@@ -13,11 +13,13 @@ from typing import Final
 
 from llmrollouts.analysis.baseline import (
     MIN_BASELINE,
+    MIN_OF_METRIC,
     Baseline,
     baseline_measurement,
     choose_reference,
 )
-from llmrollouts.analysis.counts import Counts, Measurement, Stream
+from llmrollouts.analysis.counts import Counts, Measurement, Metric, Stream
+from llmrollouts.analysis.grid import bucket_of, quantile_bucket
 from llmrollouts.metrics.cursor import Cursor, keys_of
 from llmrollouts.metrics.page import Page
 
@@ -26,6 +28,9 @@ PLENTY: Final = 2000
 # A baseline that is enough is still filled up for this long, seconds.
 PATIENCE: Final = 3.0
 _RATE_WINDOW: Final = 30.0
+# Seconds that a request is followed; longer only where stable's own tail does not fit.
+USUAL: Final = 30.0
+LONGEST: Final = 120.0
 
 
 class BaselineCollector:
@@ -33,6 +38,7 @@ class BaselineCollector:
 
     def __init__(self, began: float) -> None:
         self._began = began
+        self._follows = USUAL
         self._baseline: Baseline | None = None
         self._measurement: Measurement | None = None
         self._cursors: dict[str, Cursor] = {}
@@ -66,21 +72,31 @@ class BaselineCollector:
         for stream, counts in _by_stream(cursor.take(page).counts).items():
             baseline = baseline.add(stream, counts)
         self._baseline = baseline
+        if self._follows < LONGEST and _is_cut(baseline, self._follows):
+            self._start_over(LONGEST)
+            return
         self._seen.append((at, baseline.requests))
         while self._seen and self._seen[0][0] < at - _RATE_WINDOW:
             self._seen.popleft()
 
     def is_complete(self, now: float) -> bool:
         """Whether thresholds may be fixed now."""
-        requests = self.baseline.requests
+        requests = self._requests
         if requests >= PLENTY:
             return True
-        return requests >= MIN_BASELINE and now - self._began >= PATIENCE
+        return requests >= MIN_BASELINE and self.was_patient(now)
+
+    def was_patient(self, now: float) -> bool:
+        """Whether it was waited long enough for what workers remember."""
+        return now - self._began >= PATIENCE
+
+    @property
+    def _requests(self) -> int:
+        return self._baseline.requests if self._baseline is not None else 0
 
     def describe_need(self) -> str:
         """How much is missing and how long that takes at the present rate (R09)."""
-        have = self.baseline.requests
-        need = max(0, MIN_BASELINE - have)
+        need = max(0, MIN_BASELINE - self._requests)
         told = f"needs {need} more requests on stable before thresholds can be set"
         rate = self._rate()
         if rate <= 0:
@@ -97,9 +113,16 @@ class BaselineCollector:
         if self._measurement is None:
             # Fixed with the first answer: E2E of two reference lengths cannot be added.
             reference = choose_reference(self._all_tokens())
-            self._measurement = baseline_measurement(reference)
+            self._measurement = baseline_measurement(reference, self._follows)
             self._baseline = Baseline(reference_tokens=reference)
         self._cursors[uid] = Cursor.at(keys_of(self._measurement), page.boot, 0.0)
+
+    def _start_over(self, follows: float) -> None:
+        """Stable's requests take longer than they were followed: ask for the past again."""
+        self._follows = follows
+        self._baseline, self._measurement = None, None
+        self._cursors.clear()
+        self._seen.clear()
 
     def _all_tokens(self) -> tuple[int, ...]:
         longest = max((len(each) for each in self._tokens.values()), default=0)
@@ -114,3 +137,11 @@ def _by_stream(taken: tuple[tuple[Stream, int, Counts], ...]) -> dict[Stream, Co
     for stream, _, counts in taken:
         sums[stream] = sums[stream] + counts if stream in sums else counts
     return sums
+
+
+def _is_cut(baseline: Baseline, follows: float) -> bool:
+    """Whether the p99 of whole answers lies beyond what was followed."""
+    counts = baseline.latency.get(Metric.E2E, ())
+    if sum(counts) < MIN_OF_METRIC:
+        return False
+    return quantile_bucket(counts, 0.99) > bucket_of(follows)

@@ -22,6 +22,16 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A pod that may be measured. ready: it answers users now; warm: and has done so for a while,
+    so that its caches are filled."""
+
+    worker: Worker
+    ready: bool
+    warm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """What one read asks for.
 

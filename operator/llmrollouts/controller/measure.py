@@ -1,0 +1,472 @@
+"""The measurement of one deployment while a revision is tried: a task that looks every second.
+
+      load the stored evidence ──> COLLECTING a baseline of stable ──> COMPARING: read, merge, judge
+                  ^                        ^                                 |
+                  |                        +──── the next stage ─────────────+
+                  └── until the API server answers: nothing starts from nothing by mistake
+
+What it says is read by each round (``gates``), and a verdict that changes wakes one at once.
+Evidence is stored when a stage begins and every ten seconds. Evidence that was lost is begun again
+with half of the stage's level: a restart never buys a second chance to be wrong. An error of its
+own is a verdict Error and a new look a second later; it never stops other deployments.
+It decides nothing about the rollout. Started and stopped by controller/gate_engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from llmrollouts.analysis.baseline import Baseline
+from llmrollouts.analysis.proof import Proof
+from llmrollouts.analysis.stage import freeze_stage
+from llmrollouts.api.reasons import Reason
+from llmrollouts.controller import verdicts
+from llmrollouts.controller.assignment import Assignment
+from llmrollouts.controller.evidence import EvidenceStore, Unreadable
+from llmrollouts.controller.verdicts import Saying
+from llmrollouts.kube.port import KubeError
+from llmrollouts.metrics.baseline import BaselineCollector
+from llmrollouts.metrics.comparison import Comparison, Conditions, choose_control
+from llmrollouts.metrics.page import NoTap, PageError
+from llmrollouts.metrics.placebo import Placebo
+from llmrollouts.metrics.port import Query, Reading, SampleReader, Worker
+from llmrollouts.metrics.record import EvidenceRecord, PlaceboResult, attempt_of
+from llmrollouts.metrics.timeline import Timeline
+from llmrollouts.rollout.observation import Gate
+from llmrollouts.traffic.port import TrafficPort
+
+LOG: Final = logging.getLogger(__name__)
+
+PERIOD: Final = 1.0
+SAVE_EVERY: Final = 10.0
+# A stage that has run for longer and of which nothing is stored has lost its evidence.
+LOST_AFTER: Final = 15.0
+# What the last look said is too old after so many seconds: the measurement itself hangs.
+SILENT: Final = 5.0
+# A baseline is asked of so many stable workers: more would not make it better.
+_BASELINE_WORKERS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What all measurements share. clock: seconds since 1970 that never jump; the reader stamps
+    its readings with the same clock."""
+
+    reader: SampleReader
+    traffic: TrafficPort
+    clock: Callable[[], float]
+
+
+class Measurement:
+    """Of one deployment: ``assign`` what to measure, ``run``, ask for ``gates`` at any time.
+    ``nudge`` wakes the deployment's round."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        means: Means,
+        store: EvidenceStore,
+        nudge: Callable[[], None],
+    ) -> None:
+        self._assigned = assignment
+        self._means = means
+        self._store = store
+        self._nudge = nudge
+        self._said: Gate | None = None
+        self._looked_at = means.clock()
+        self._saved_at = -math.inf
+        # What a restart brings back.
+        self._loaded = False
+        self._found: EvidenceRecord | None = None
+        self._foreign: str | None = None
+        # The running stage; None before the first look.
+        self._stage: str | None = None
+        self._level = 0.0
+        self._lost: str | None = None
+        self._detected: datetime | None = None
+        self._collector: BaselineCollector | None = None
+        self._failures: dict[str, PageError] = {}
+        self._compared: Comparison | None = None
+        self._placebo: Placebo | None = None
+        # What goes on from stage to stage.
+        self._baseline: Baseline | None = None
+        self._proof = Proof()
+        self._placebo_past = PlaceboResult()
+
+    # What the rounds ask for.
+
+    @property
+    def uid(self) -> str:
+        return self._assigned.uid
+
+    def assign(self, assignment: Assignment) -> None:
+        """What to measure from the next look on."""
+        self._assigned = assignment
+
+    def gates(self) -> tuple[Gate, ...]:
+        """What is known now; a measurement that hangs is an Error."""
+        stage, said = self._assigned.stage, self._said
+        if said is None or said.stage != stage:
+            waits = verdicts.wait(Reason.GATE_SILENT, "the measurement of this stage begins")
+            return (self._make(waits),)
+        age = self._means.clock() - self._looked_at
+        if age > SILENT:
+            told = f"the workers were last looked at {age:.0f}s ago"
+            return (self._make(verdicts.error(Reason.GATE_ERROR, told)),)
+        return (said,)
+
+    def placebo(self) -> PlaceboResult | None:
+        """How often the test fired on stable workers; None: not asked for."""
+        if not self._assigned.placebo:
+            return None
+        past = self._placebo_past
+        now = self._placebo.result() if self._placebo is not None else PlaceboResult()
+        return PlaceboResult(past.stages + now.stages, past.firings + now.firings)
+
+    # How it runs.
+
+    async def run(self) -> None:
+        """Look every second, for ever."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        try:
+            while True:
+                await self.look()
+                due = max(due + PERIOD, loop.time())
+                await asyncio.sleep(due - loop.time())
+        finally:
+            await self._store.stop()
+
+    async def look(self) -> None:
+        """One second. Never raises, except when it is cancelled."""
+        try:
+            await self._look(self._assigned)
+        except Exception as problem:
+            names = {"llmdeployment": str(self._assigned.key), "error": str(problem)[:300]}
+            LOG.exception("Failed to measure", extra=names)
+            told = f"the operator met an error of its own, {type(problem).__name__}: see its log"
+            self._say(verdicts.error(Reason.GATE_BROKEN, told))
+
+    async def _look(self, assigned: Assignment) -> None:
+        if not self._loaded and not await self._load(assigned):
+            return
+        if assigned.stage != self._stage:
+            self._enter(assigned)
+        if self._compared is None:
+            await self._collect(assigned)
+        if self._compared is not None:
+            await self._compare(self._compared, assigned)
+        self._save()
+
+    async def _load(self, assigned: Assignment) -> bool:
+        """Read what was stored. False: that cannot be known yet."""
+        try:
+            self._found = await self._store.load()
+        except Unreadable as problem:
+            names = {"llmdeployment": str(assigned.key), "error": str(problem)[:300]}
+            LOG.warning("Found no usable evidence", extra=names)
+            self._foreign = None if problem.ours else str(problem)
+        except KubeError as problem:
+            told = f"the stored evidence cannot be read: {str(problem)[:200]}"
+            self._say(verdicts.wait(Reason.GATE_ERROR, told))
+            return False
+        self._loaded = True
+        return True
+
+    # Stages.
+
+    def _enter(self, assigned: Assignment) -> None:
+        """Another stage begins, or a stored one goes on."""
+        first = self._stage is None
+        self._end_stage(assigned)
+        self._stage, self._level = assigned.stage, assigned.level
+        self._detected, self._lost = None, None
+        self._saved_at = -math.inf
+        found, self._found = self._found, None
+        try:
+            if found is not None and self._take_up(found, assigned):
+                return
+        except ValueError as problem:
+            names = {"llmdeployment": str(assigned.key), "error": str(problem)[:300]}
+            LOG.warning("Found no usable evidence", extra=names)
+        if first and self._has_run(assigned):
+            self._level = assigned.level / 2
+            self._lost = (
+                "no evidence of this stage so far is stored: it begins again with half of the "
+                "stage's error budget"
+            )
+        if self._collector is None:
+            self._collector = BaselineCollector(self._means.clock())
+
+    def _end_stage(self, assigned: Assignment) -> None:
+        """Keep what the next stage may use of this one."""
+        if self._compared is not None:
+            self._proof = self._compared.state.proof
+            self._placebo_past = self.placebo() or self._placebo_past
+            self._collector = None  # its baseline is of the time before that stage
+        self._compared, self._placebo = None, None
+        if attempt_of(self._stage or "") != attempt_of(assigned.stage):
+            self._proof = Proof()
+
+    def _has_run(self, assigned: Assignment) -> bool:
+        if not assigned.stage or assigned.started_at is None:
+            return False
+        return self._means.clock() - assigned.started_at.timestamp() > LOST_AFTER
+
+    def _take_up(self, found: EvidenceRecord, assigned: Assignment) -> bool:
+        """Go on from what was stored, to the bit; False: it is of another stage."""
+        self._baseline = found.baseline
+        if found.placebo is not None:
+            self._placebo_past = found.placebo
+        if attempt_of(found.name) == attempt_of(assigned.stage):
+            self._proof = found.proof
+        if found.name != assigned.stage or not assigned.stage:
+            return False
+        self._level, self._lost = found.level, next(iter(found.notes), None)
+        if found.detected_at is not None:
+            self._detected = datetime.fromisoformat(found.detected_at)
+        if found.stage is None or found.state is None or found.timeline is None:
+            self._collector = BaselineCollector(self._means.clock())
+            return True
+        now = self._means.clock()
+        timeline = Timeline.from_json(found.timeline, found.stage.measurement, now)
+        self._compared = Comparison(
+            found.stage,
+            found.control,
+            int(now),
+            canary=found.canary,
+            going_on=(found.state, timeline),
+        )
+        names = {"llmdeployment": str(assigned.key), "stage": found.name, "saved": found.saved_at}
+        LOG.info("Took up stored evidence", extra=names)
+        return True
+
+    # Before a stage: the baseline.
+
+    async def _collect(self, assigned: Assignment) -> None:
+        collector = self._collector
+        if collector is None:
+            collector = self._collector = BaselineCollector(self._means.clock())
+        stable = [each for each in assigned.control if each.ready][:_BASELINE_WORKERS]
+        self._failures.clear()
+        asked = [(each.worker, Query(*collector.ask(each.worker.uid))) for each in stable]
+        for worker, answer in await self._read(asked):
+            if isinstance(answer, PageError):
+                self._failures[worker.uid] = answer
+            elif not answer.page.tap:
+                self._failures[worker.uid] = NoTap(f"{worker.name} runs without the tap")
+            else:
+                collector.take(worker.uid, answer.page, answer.at)
+        missing = self._what_is_missing(assigned, collector, len(stable))
+        if missing is not None:
+            self._say(missing)
+            return
+        try:
+            self._begin(assigned, collector)
+        except ValueError as problem:
+            self._say(verdicts.error(Reason.GATE_ERROR, str(problem)))
+
+    def _what_is_missing(
+        self, assigned: Assignment, collector: BaselineCollector, asked: int
+    ) -> Saying | None:
+        """Why the comparison cannot begin; None: it can."""
+        now = self._means.clock()
+        known = self._baseline is not None and collector.was_patient(now)
+        saying: Saying | None = None
+        if (absent := _first_without(assigned, warm=False)) is not None:
+            saying = verdicts.no_worker(assigned.selector(absent))
+        elif not assigned.stage:
+            saying = verdicts.wait(Reason.GATE_SILENT, "no step has begun")
+        elif assigned.policy is None:
+            told = f"the objectives cannot be used: {assigned.problem}"
+            saying = verdicts.wait(Reason.INVALID_SPEC, told)
+        elif asked and len(self._failures) >= asked:
+            why = next(iter(self._failures.values()))
+            saying = verdicts.unheard("the stable revision", why)
+        elif not collector.is_complete(now) and not known:
+            saying = verdicts.wait(Reason.TOO_FEW_SAMPLES, collector.describe_need())
+        elif (cold := _first_without(assigned, warm=True)) is not None:
+            saying = verdicts.wait(Reason.TOO_FEW_SAMPLES, f"no worker of {cold} is warm yet")
+        return saying
+
+    def _begin(self, assigned: Assignment, collector: BaselineCollector) -> None:
+        """Fix thresholds and control group. Raises ValueError."""
+        now = self._means.clock()
+        canary = sum(1 for each in assigned.canary if each.warm)
+        control = [each for each in assigned.control if each.warm]
+        if collector.is_complete(now) or self._baseline is None:
+            self._baseline = collector.baseline
+        if assigned.policy is None:
+            raise ValueError(assigned.problem)
+        stage = freeze_stage(
+            assigned.stage,
+            assigned.policy,
+            self._baseline,
+            self._level,
+            assigned.ticks,
+            canary,
+            reversed=assigned.reverses,
+        )
+        group = choose_control(control, canary, self._how_busy(assigned))
+        self._compared = Comparison(stage, group, math.floor(now) + 1, proof=self._proof)
+        self._collector = None
+        self._saved_at = -math.inf
+        names = {"llmdeployment": str(assigned.key), "stage": stage.name, "control": len(group)}
+        LOG.info("Began to compare", extra=names)
+
+    def _how_busy(self, assigned: Assignment) -> float:
+        """How many times more requests a canary worker gets than a stable one."""
+        seen = self._means.traffic.observe(assigned.uid)
+
+        def load(revision: str, workers: int) -> float:
+            part = seen.recent_live.get(revision, 0.0) + seen.recent_mirrored.get(revision, 0.0)
+            return part / workers if workers else 0.0
+
+        mine = load(assigned.judged, len(assigned.canary))
+        theirs = load(assigned.reference, len(assigned.control))
+        return mine / theirs if theirs > 0 else 1.0
+
+    # While a stage runs.
+
+    async def _compare(self, compared: Comparison, assigned: Assignment) -> None:
+        if not assigned.canary:
+            self._say(verdicts.no_worker(assigned.selector(assigned.judged)))
+            return
+        compared.enlist(assigned.canary, assigned.control)
+        if assigned.placebo and self._placebo is None:
+            start = math.floor(self._means.clock()) + 1
+            self._placebo = Placebo(compared.stage, compared.control, start)
+        placebo = self._placebo if assigned.placebo else None
+        for worker, answer in await self._read(compared.ask()):
+            if isinstance(answer, PageError):
+                compared.miss(worker, answer)
+                continue
+            compared.take(worker, answer)
+            if placebo is not None:
+                placebo.take(worker.uid, answer)
+        now = self._means.clock()
+        conditions = Conditions(
+            judged=assigned.judged,
+            reference=assigned.reference,
+            matches_load=assigned.matches_load,
+            proves_unmatched=assigned.kind == "Canary" and not assigned.matches_load,
+        )
+        compared.close(now, self._means.traffic.observe(assigned.uid), conditions)
+        if placebo is not None:
+            placebo.close(now)
+        self._judge(compared, assigned, conditions, now)
+
+    def _judge(
+        self, compared: Comparison, assigned: Assignment, conditions: Conditions, now: float
+    ) -> None:
+        judgement = compared.judge()
+        said = verdicts.judge(compared, judgement, conditions, now)
+        found = said.verdict in ("Failed", "Frozen")
+        if found and self._detected is None:
+            self._detected = datetime.fromtimestamp(now, UTC)
+            self._saved_at = -math.inf
+        self._publish(
+            verdicts.make_gate(
+                said,
+                assigned.stage,
+                verdicts.word_of_proof(judgement, reverses=assigned.reverses),
+                verdicts.describe_numbers(judgement, compared.cut_streams),
+                verdicts.moment(judgement.first_seen) if found else None,
+                self._detected if found else None,
+                observes=assigned.observes,
+                notes=self._notes(),
+            )
+        )
+
+    async def _read(
+        self, asked: list[tuple[Worker, Query]]
+    ) -> list[tuple[Worker, Reading | PageError]]:
+        """All at once; an error is an answer too."""
+
+        async def one(worker: Worker, query: Query) -> tuple[Worker, Reading | PageError]:
+            try:
+                return worker, await self._means.reader.read(worker, query)
+            except PageError as problem:
+                return worker, problem
+
+        return list(await asyncio.gather(*(one(worker, query) for worker, query in asked)))
+
+    # What it says and stores.
+
+    def _notes(self) -> tuple[str, ...]:
+        notes = [note for note in (self._foreign, self._lost) if note is not None]
+        placebo = self.placebo()
+        if placebo is not None:
+            notes.append(
+                f"placebo: the same test fired in {placebo.firings} of {placebo.stages} stages of "
+                "single stable workers"
+            )
+        return tuple(notes)
+
+    def _make(self, said: Saying) -> Gate:
+        assigned = self._assigned
+        return verdicts.make_gate(
+            said,
+            assigned.stage,
+            verdicts.word_of_proof(None, reverses=assigned.reverses),
+            observes=assigned.observes,
+            notes=self._notes(),
+        )
+
+    def _say(self, said: Saying) -> None:
+        self._publish(self._make(said))
+
+    def _publish(self, gate: Gate) -> None:
+        was, self._said = self._said, gate
+        self._looked_at = self._means.clock()
+        if was is None or (was.verdict, was.proof, was.stage) != (
+            gate.verdict,
+            gate.proof,
+            gate.stage,
+        ):
+            self._nudge()
+
+    def _save(self) -> None:
+        now = self._means.clock()
+        if not self._stage or self._foreign is not None or now - self._saved_at < SAVE_EVERY:
+            return
+        if self._store.save(self._make_record(self._stage, now)):
+            self._saved_at = now
+
+    def _make_record(self, stage: str, now: float) -> EvidenceRecord:
+        compared, collector = self._compared, self._collector
+        known = self._baseline
+        if known is None and collector is not None and collector.baseline.requests:
+            known = collector.baseline
+        return EvidenceRecord(
+            name=stage,
+            level=self._level,
+            saved_at=datetime.fromtimestamp(now, UTC).isoformat(),
+            stage=compared.stage if compared is not None else None,
+            state=compared.state if compared is not None else None,
+            proof=compared.state.proof if compared is not None else self._proof,
+            baseline=known,
+            timeline=compared.timeline_json() if compared is not None else None,
+            canary=compared.canary if compared is not None else {},
+            control=compared.control if compared is not None else {},
+            detected_at=self._detected.isoformat() if self._detected is not None else None,
+            notes=(self._lost,) if self._lost is not None else (),
+            placebo=self.placebo(),
+        )
+
+
+def _first_without(assigned: Assignment, *, warm: bool) -> str | None:
+    """The first of the two revisions that has no worker (no warm one)."""
+    for revision, pods in (
+        (assigned.reference, assigned.control),
+        (assigned.judged, assigned.canary),
+    ):
+        if not any(each.warm or not warm for each in pods):
+            return revision
+    return None
