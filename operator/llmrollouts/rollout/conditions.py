@@ -15,6 +15,7 @@ from llmrollouts.rollout.checks import REASONS, Objection, plural
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts
 from llmrollouts.rollout.intent import DeploymentTraffic
+from llmrollouts.rollout.provider import find_route, no_guarantees, rule_of
 from llmrollouts.rollout.revisions import Wanted, lost_revisions, texts_differ
 from llmrollouts.rollout.start import why_not_started
 from llmrollouts.rollout.step_checks import describe_progress, waiting
@@ -43,6 +44,9 @@ def observe_conditions(
         _refused(draft.status),
     ]
     old = {condition.type: condition for condition in before.conditions}
+    rule = rule_of(facts)
+    if rule is not None:
+        found.append(find_route(rule, traffic, facts))
     result = [_carry(old.get(str(each[0])), each, facts) for each in found]
     rebuilt = _rebuilt(draft, facts)
     if rebuilt is not None:
@@ -82,6 +86,9 @@ def _ready(draft: Draft, facts: Facts) -> Finding:
             Reason.WORKERS_UNAVAILABLE,
             count + (f": {why_not}" if why_not else ""),
         )
+    problem = facts.traffic.problem
+    if problem is not None:
+        return (kind, "False", problem.reason, f"{problem.message}; {count}")
     if facts.traffic.gateways == 0:
         return (kind, "False", Reason.GATEWAY_UNAVAILABLE, f"no gateway is connected; {count}")
     if not facts.reaches_users(stable):
@@ -225,6 +232,9 @@ def _instant_rollback(status: LLMDeploymentStatus, facts: Facts) -> Finding:
 
 def _guarantees(traffic: DeploymentTraffic, facts: Facts) -> Finding:
     kind = ConditionType.TRAFFIC_GUARANTEES
+    rule = rule_of(facts)
+    if rule is not None:
+        return no_guarantees(rule)
     seen = facts.traffic
     if seen.gateways == 0:
         return (

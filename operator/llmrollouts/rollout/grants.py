@@ -12,6 +12,7 @@ from llmrollouts.rollout.capacity import carried_share, plan_capacity, workers_f
 from llmrollouts.rollout.checks import first_objection
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts, read_share
+from llmrollouts.rollout.provider import copies_requests
 from llmrollouts.rollout.step_checks import RAISE_CHECKS
 
 
@@ -58,7 +59,7 @@ def granted_mirror(draft: Draft, share: Share, facts: Facts) -> Share:
     status = draft.status
     step = status.step
     lapsed = status.lapse is not None and status.lapse.active
-    if step is None or lapsed or status.promotion is not None:
+    if step is None or lapsed or status.promotion is not None or not copies_requests(facts):
         return NONE
     now = read_share(status.shadow_share)
     ready = facts.ready(status.canary_revision)

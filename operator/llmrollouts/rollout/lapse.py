@@ -15,6 +15,7 @@ from llmrollouts.api.status import LapseStatus, LLMDeploymentStatus, RequestCoun
 from llmrollouts.rollout.checks import Check, Objection, first_objection
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import STALE_SECONDS, Facts, read_share
+from llmrollouts.rollout.provider import why_unread
 
 HEALTHY_AFTER: Final = timedelta(seconds=60)
 LAPSES_FOR_HOLD: Final = 2
@@ -147,13 +148,14 @@ def _stale_evidence(status: LLMDeploymentStatus, facts: Facts) -> Objection | No
             return None
         return Objection(
             Reason.STALE_EVIDENCE,
-            "a gateway has not reported to this operator: is it connected?",
+            why_unread(facts) or "a gateway has not reported to this operator: is it connected?",
         )
     if age <= STALE_SECONDS:
         return None
     return Objection(
         Reason.STALE_EVIDENCE,
-        f"the oldest gateway report is older than {STALE_SECONDS:.0f}s: is a gateway cut off?",
+        why_unread(facts)
+        or f"the oldest gateway report is older than {STALE_SECONDS:.0f}s: is a gateway cut off?",
     )
 
 

@@ -17,6 +17,7 @@ from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.effects import Effect, RejectRevision
 from llmrollouts.rollout.facts import Facts
 from llmrollouts.rollout.observation import Rejection
+from llmrollouts.rollout.provider import rule_of
 
 # Load reports come each second; three quiet ones in a row are no accident.
 QUIET_SECONDS: Final = 3.0
@@ -160,10 +161,12 @@ def record_times(draft: Draft, facts: Facts) -> Draft:
         if leaving.released_at is None:
             return draft
         took = (facts.now - last.decided_at).total_seconds()
+        rule = rule_of(facts)
+        who = "Every gateway" if rule is None else f"HTTPRoute {rule.route}, read back,"
         return draft.put(last_rollback=last.model_copy(update={"programmed_at": facts.now})).tell(
             "Normal",
             Reason.ROLLED_BACK,
-            f"Every gateway confirmed {took:.1f}s after the decision that no user request goes to "
+            f"{who} confirmed {took:.1f}s after the decision that no user request goes to "
             f"{last.revision}",
             revision=last.revision,
             at=facts.now,

@@ -10,6 +10,7 @@ from llmrollouts.api.share import NONE
 from llmrollouts.api.status import LLMDeploymentStatus
 from llmrollouts.rollout.facts import Facts, read_share
 from llmrollouts.rollout.intent import DeploymentTraffic, RevisionTraffic
+from llmrollouts.rollout.provider import rule_of
 
 
 def route(status: LLMDeploymentStatus, facts: Facts) -> DeploymentTraffic:
@@ -44,5 +45,10 @@ def route(status: LLMDeploymentStatus, facts: Facts) -> DeploymentTraffic:
     )
     deployment = facts.deployment
     return DeploymentTraffic(
-        deployment.namespace, deployment.name, deployment.uid, default, tuple(revisions)
+        deployment.namespace,
+        deployment.name,
+        deployment.uid,
+        default,
+        tuple(revisions),
+        rule_of(facts),
     )

@@ -18,6 +18,7 @@ from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts, Step, read_share
 from llmrollouts.rollout.gates import gates_pass
 from llmrollouts.rollout.lapse import HEALTHY_AFTER
+from llmrollouts.rollout.provider import rule_of, why_unread
 
 
 def waiting(draft: Draft, facts: Facts) -> Objection | None:
@@ -63,12 +64,16 @@ def _describe_counts(status: LLMDeploymentStatus, facts: Facts) -> list[str]:
     if running is None:
         return []
     held = min(int(elapsed(status, facts)), int(running.duration))
-    return [
-        (
-            f"{format_duration(held)} of {format_duration(running.duration)}, "
-            f"{requests(status, facts)} of {plural(running.min_requests, 'request')}"
-        )
-    ]
+    counted = f"{requests(status, facts)} of {plural(running.min_requests, 'request')}"
+    if not facts.traffic.counts_requests:
+        counted = "requests are not counted"
+    return [f"{format_duration(held)} of {format_duration(running.duration)}, {counted}"]
+
+
+def describe_requests(status: LLMDeploymentStatus, facts: Facts) -> str:
+    if not facts.traffic.counts_requests:
+        return "requests not counted"
+    return plural(requests(status, facts), "request")
 
 
 def _not_paused(status: LLMDeploymentStatus, facts: Facts) -> Objection | None:  # noqa: ARG001
@@ -98,6 +103,8 @@ def _not_lapsed(status: LLMDeploymentStatus, facts: Facts) -> Objection | None: 
 def _evidence_is_fresh(status: LLMDeploymentStatus, facts: Facts) -> Objection | None:  # noqa: ARG001
     if facts.fresh:
         return None
+    if (unread := why_unread(facts)) is not None:
+        return Objection(Reason.WEIGHTS_UNSET, unread)
     return Objection(
         Reason.WAITING_FOR_GATEWAYS,
         "no gateway is connected" if not facts.traffic.gateways else "waits for gateway reports",
@@ -133,6 +140,12 @@ def _share_flows(status: LLMDeploymentStatus, facts: Facts) -> Objection | None:
     if flows(status, facts):
         return None
     traffic = facts.traffic
+    if (rule := rule_of(facts)) is not None:
+        return Objection(
+            Reason.WAITING_FOR_GATEWAYS,
+            f"HTTPRoute {rule.route} does not carry the share yet; condition RouteProgrammed says "
+            "why",
+        )
     return Objection(
         Reason.WAITING_FOR_GATEWAYS,
         f"{traffic.settled_gateways} of {plural(traffic.gateways, 'gateway')} have acknowledged",
@@ -152,7 +165,7 @@ def _held_long_enough(status: LLMDeploymentStatus, facts: Facts) -> Objection | 
 
 def _enough_requests(status: LLMDeploymentStatus, facts: Facts) -> Objection | None:
     step = _running(status, facts)
-    if step is None:
+    if step is None or not facts.traffic.counts_requests:
         return None
     missing = step.min_requests - requests(status, facts)
     if missing <= 0:

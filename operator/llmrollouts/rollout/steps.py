@@ -12,13 +12,12 @@ from dataclasses import replace
 from llmrollouts.api.duration import format_duration
 from llmrollouts.api.reasons import Reason
 from llmrollouts.api.status import LLMDeploymentStatus, PromotionStatus, StepStatus
-from llmrollouts.rollout.checks import plural
-from llmrollouts.rollout.clock import count, elapsed, requests
+from llmrollouts.rollout.clock import count, elapsed
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts, Step, read_share
 from llmrollouts.rollout.grants import grant
 from llmrollouts.rollout.recall import enter
-from llmrollouts.rollout.step_checks import waiting
+from llmrollouts.rollout.step_checks import describe_requests, waiting
 
 
 def run_step(draft: Draft, facts: Facts) -> Draft:
@@ -38,7 +37,7 @@ def run_step(draft: Draft, facts: Facts) -> Draft:
         Reason.STEP_PASSED,
         f"{describe_step(step, facts)} passed: held for "
         f"{format_duration(int(elapsed(draft.status, facts)))}, "
-        f"{plural(requests(draft.status, facts), 'request')}",
+        f"{describe_requests(draft.status, facts)}",
     )
 
 
