@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def complete(port: int, max_tokens: int = 4, **fields: object) -> Answer:
     return call(port, "/v1/completions", {**body, **fields})
 
 
-def stream_events(port: int, max_tokens: int) -> Iterator[str]:
+def stream_events(port: int, max_tokens: int) -> Generator[str, None, None]:
     """The events of one streamed completion as they arrive; ends early when the stream is cut."""
     connection = http.client.HTTPConnection(HOST, port, timeout=PATIENCE_SECONDS)
     try:

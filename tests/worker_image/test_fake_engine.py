@@ -251,7 +251,7 @@ def test_client_that_leaves_frees_its_place(engine: StartEngine) -> None:
     stream = stream_events(started.port, 400)
     next(stream)
     assert call(started.port, "/load").json["server_load"] == 1
-    stream.close()  # type: ignore[attr-defined]  # a generator
+    stream.close()
     deadline = time.monotonic() + 5
     while call(started.port, "/load").json["server_load"] and time.monotonic() < deadline:
         time.sleep(0.02)

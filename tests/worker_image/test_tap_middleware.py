@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from worker_image.launcher.sampler import Sampler
-from worker_image.launcher.tap.llmrollouts_tap import Tap, outlet, watch, wire
+from worker_image.launcher.tap.llmrollouts_tap import Tap, events, outlet, wire
 from worker_image.launcher.tap.llmrollouts_tap.events import LONGEST_EVENT
 
 Message = MutableMapping[str, Any]
@@ -521,7 +521,7 @@ async def test_fault_of_the_tap_reaches_no_request(
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(watch.EventReader, "feed", fail)
+    monkeypatch.setattr(events.EventReader, "feed", fail)
     client = await tapped.play(ROLE, chat(content="a"), DONE)
     assert len(client.answered) == 5
     assert await tapped.heard() == {}
@@ -560,7 +560,7 @@ async def test_tap_without_permission_for_a_socket_is_off(
     def refuse(*_: object) -> socket.socket:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(outlet.socket, "socket", refuse)
+    monkeypatch.setattr(socket, "socket", refuse)
     client = await Tapped(tapped.sampler).play(ROLE, chat(content="a"), DONE)
     assert len(client.answered) == 5
     assert "Operation not permitted" in caplog.text
