@@ -14,4 +14,9 @@ requires. ``limit`` tests a hard limit by exact counts; ``ksband`` gives the any
 Kolmogorov-Smirnov band that reports show; ``budget`` splits the chance of a false rollback over
 everything that one attempt looks at. Nothing here reads a clock, draws a random number or knows
 Kubernetes.
+
+``gate`` puts them together. A ``Stage`` is frozen when a step starts (``freeze_stage``, from a
+``Baseline`` of stable); a ``Gate`` takes the seconds of both arms into a ``GateState``, which
+survives a restart bit for bit, and ``judge`` says ROLL_BACK, FREEZE or GOOD, and whether the canary
+is proven to be no worse.
 """

@@ -52,8 +52,8 @@ class History:
         if self.skipped + 1 < self.stride:
             return replace(self, skipped=self.skipped + 1)
         points = (*self.points, (second, round(log_e, 3)))
-        if len(points) > MOST_POINTS:
-            return History(2 * self.stride, 0, points[1::2])
+        if len(points) > MOST_POINTS:  # an odd number: the latest point stays
+            return History(2 * self.stride, 0, points[::2])
         return History(self.stride, 0, points)
 
 

@@ -14,6 +14,7 @@ from typing import Final
 from llmrollouts.analysis.counts import Metric
 from llmrollouts.analysis.eprocess import QUANTILES
 from llmrollouts.analysis.grid import BOUNDS, OVERFLOW, bucket_of, buckets_in, quantile_bucket
+from llmrollouts.analysis.histogram import estimate_quantile
 from llmrollouts.analysis.noninferiority import PROMOTION_QUANTILES
 from llmrollouts.analysis.policy import LONGEST_LAG, Policy
 
@@ -81,12 +82,11 @@ def place_thresholds(
     highest = max(0, bound_below(longest) - shift)
     control = tuple(min(highest, quantile_bucket(histogram, u)) for u in QUANTILES)
     canary = tuple(bound + shift for bound in control)
-    most = max(0, bound_below(longest / factor))
-    promotion = (
-        tuple(BOUNDS[min(most, quantile_bucket(histogram, u))] for u in PROMOTION_QUANTILES)
-        if proves
-        else ()
-    )
+    # Counted exactly, so no bound is needed: a bound above the quantile would cost requests.
+    sparse = {bucket: count for bucket, count in enumerate(histogram) if count}
+    most = longest / factor
+    asked = PROMOTION_QUANTILES if proves else ()
+    promotion = tuple(min(most, estimate_quantile(sparse, u, most) or most) for u in asked)
     own = [age_for(BOUNDS[bound], shortest, longest) for bound in canary]
     if metric is Metric.E2E:
         known = sorted(set(own))
