@@ -2,8 +2,8 @@
 
 ``python -m tools.verify check``: formats, lints, types, layers, generated files, quick tests.
 ``python -m tools.verify test``: that, the series that the quick tests sample in whole, the tests
-with a real API server and a real Envoy, and the end-to-end ones on the local cluster. A failure
-is shown in full and does not end the run.
+with a real API server, a real Prometheus and a real Envoy, and the end-to-end ones on the local
+cluster. A failure is shown in full and does not end the run.
 Called by `make check` and `make test`.
 """
 
@@ -18,7 +18,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.executable).parent
 SOURCES = ("operator", "tools", "e2e", "bench", "worker_image", "tests")
-QUICK = "not thorough and not apiserver and not envoy and not cluster and not vllm"
+QUICK = (
+    "not thorough and not apiserver and not envoy and not prometheus and not cluster and not vllm"
+)
 
 # Every test is independent of every other; a free worker takes the next from a busy one.
 TWO_CORES = ("-n", "2", "--dist", "worksteal")
@@ -58,6 +60,7 @@ def list_tests() -> list[Step]:
             "tests with a real API server",
             _python("pytest", "-q", *TWO_CORES, "-m", "apiserver and not envoy"),
         ),
+        ("tests with a real Prometheus", _python("pytest", "-q", *TWO_CORES, "-m", "prometheus")),
         # One after the other: they measure times and load both cores by themselves.
         ("tests with a real Envoy", _python("pytest", "-q", "-m", "envoy")),
         ("end to end on the local cluster", _python("pytest", "-q", "e2e/tests")),

@@ -27,7 +27,9 @@ CASES: dict[str, dict[str, object]] = {
             "image": {"repository": "operator", "digest": DIGEST},
             "nodeSelector": {"role": "system"},
             "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.example"}],
+            "allowedPrometheus": ["https://prometheus.monitoring.svc:9090", "http://thanos/team"],
         },
+        "rbac": {"prometheusSecretsIn": ["prod", "staging"]},
         "gateway": {
             "replicas": 5,
             "image": {"tag": "1.2.3"},

@@ -48,3 +48,25 @@ def test_people_get_rights_by_aggregation_only_if_wanted(render: Render) -> None
     assert {"llm-rollouts-edit", "llm-rollouts-view"} <= names
     without = render(rbac={"aggregate": False})
     assert "llm-rollouts-edit" not in {o["metadata"]["name"] for o in without.objects}
+
+
+def test_secrets_of_users_are_got_only_where_the_values_say_and_never_listed(
+    render: Render,
+) -> None:
+    assert "RoleBinding/llm-rollouts-prometheus-secrets" not in _names(render())
+    rendered = render(rbac={"prometheusSecretsIn": ["prod", "staging"]})
+    role = rendered.find("ClusterRole", "llm-rollouts-prometheus-secrets")
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]
+    bindings = [
+        o
+        for o in rendered.objects
+        if o.get("roleRef", {}).get("name") == "llm-rollouts-prometheus-secrets"
+    ]
+    assert {(o["kind"], o["metadata"]["namespace"]) for o in bindings} == {
+        ("RoleBinding", "prod"),
+        ("RoleBinding", "staging"),
+    }
+
+
+def _names(rendered: Rendered) -> set[str]:
+    return {f"{o['kind']}/{o['metadata']['name']}" for o in rendered.objects}

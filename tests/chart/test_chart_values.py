@@ -20,6 +20,8 @@ BAD: dict[str, dict[str, object]] = {
     "pullPolicy": {"worker": {"image": {"pullPolicy": "Sometimes"}}},
     "logLevel": {"operator": {"logLevel": "loud"}},
     "type": {"gateway": {"service": {"type": "ExternalName"}}},
+    "allowedPrometheus": {"operator": {"allowedPrometheus": ["https://me:word@prom.example"]}},
+    "prometheusSecretsIn": {"rbac": {"prometheusSecretsIn": ["*"]}},
     "requireImageDigests": {"worker": {"requireImageDigests": "no"}},
     "allowedImages": {"worker": {"allowedImages": ["a,b"]}},
     "modelEnvironment": {"worker": {"modelEnvironment": {"HF_ENDPOINT": 1}}},

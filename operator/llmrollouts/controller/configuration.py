@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmrollouts.api.settings import OperatorSettings
+from llmrollouts.metrics.prometheus_address import AllowedAddresses
 from llmrollouts.traffic.settings import GatewaySettings
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """namespaces: watched ones; None: all. namespace: the operator's own. Ports: 0 takes any.
-    xds_tls: False only for tests on loopback."""
+    xds_tls: False only for tests on loopback. allowed_prometheus: base addresses that gates may
+    name; empty: none."""
 
     pod: str
     namespace: str
@@ -23,6 +25,7 @@ class Configuration:
     kubeconfig: Path | None = None
     lease: str = "llm-rollouts"
     gateway_service: str = "llm-rollouts-gateway"
+    allowed_prometheus: AllowedAddresses = field(default_factory=AllowedAddresses)
     http_host: str = "0.0.0.0"  # noqa: S104 - probes and metrics come from outside the pod
     http_port: int = 8080
     xds_host: str = "[::]"

@@ -19,6 +19,7 @@ from llmrollouts.api.settings import OperatorSettings
 from llmrollouts.controller.configuration import Configuration
 from llmrollouts.controller.logs import set_up_logs
 from llmrollouts.controller.operator import Operator
+from llmrollouts.metrics.prometheus_address import AllowedAddresses
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -37,6 +38,15 @@ def _read_environment(
     if not isinstance(given, dict) or not all(isinstance(v, str) for v in given.values()):
         raise click.BadParameter('must be a JSON object of texts, such as {"HF_ENDPOINT": "…"}')
     return given
+
+
+def _read_addresses(
+    _context: click.Context, _parameter: click.Parameter, text: str
+) -> AllowedAddresses:
+    try:
+        return AllowedAddresses(_split(text))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _option(flag: str, variable: str, text: str, **more: Any) -> Callable[[F], F]:
@@ -76,6 +86,13 @@ def _option(flag: str, variable: str, text: str, **more: Any) -> Callable[[F], F
 )
 @_option("--allowed-images", "LLMR_ALLOWED_IMAGES", "Prefixes with commas; all.", default="")
 @_option("--allowed-models", "LLMR_ALLOWED_MODELS", "Prefixes with commas; all.", default="")
+@_option(
+    "--allowed-prometheus",
+    "LLMR_ALLOWED_PROMETHEUS",
+    "Base addresses that gates may name, with commas; none.",
+    default="",
+    callback=_read_addresses,
+)
 @_option(
     "--model-environment",
     "LLMR_MODEL_ENVIRONMENT",
@@ -159,6 +176,7 @@ def make_configuration(given: Mapping[str, Any]) -> Configuration:
         workers=workers,
         lease=given["lease"],
         gateway_service=given["gateway_service"],
+        allowed_prometheus=given["allowed_prometheus"],
         http_port=given["http_port"],
         xds_port=given["xds_port"],
         rounds=given["rounds"],
