@@ -16,10 +16,12 @@ from llmrollouts.controller.credentials import XdsKeys
 from llmrollouts.controller.events import EventRecorder
 from llmrollouts.controller.fence import FencedWriter
 from llmrollouts.controller.follow import Follower
-from llmrollouts.controller.gates import NoGates
+from llmrollouts.controller.gate_engine import GateEngine, make_clock
+from llmrollouts.controller.gates import AllGates
 from llmrollouts.controller.gateways import GatewayRoster
 from llmrollouts.controller.keys import Key
 from llmrollouts.controller.leadership import ElectedLeadership
+from llmrollouts.controller.measure import Means
 from llmrollouts.controller.observe import Observer
 from llmrollouts.controller.queue import Outcome, WorkQueue
 from llmrollouts.controller.reconcile import Reconciler
@@ -32,6 +34,7 @@ from llmrollouts.controller.watch_age import WatchAges
 from llmrollouts.kube.client import KubeClient, OnRequest
 from llmrollouts.kube.connection import connect
 from llmrollouts.kube.elector import Elector, make_identity
+from llmrollouts.metrics.tap import TapReader
 from llmrollouts.rollout.plan import plan
 from llmrollouts.traffic.gateway import EnvoyTraffic
 
@@ -65,6 +68,7 @@ class Parts:
     queue: WorkQueue[Key]
     take_over: TakeOver
     roster: GatewayRoster
+    gate_engine: GateEngine
     resync: Resync
     versions: Versions
     ages: WatchAges
@@ -88,7 +92,15 @@ async def assemble(given: Configuration, telemetry: Telemetry, hooks: Hooks) -> 
     versions, ages = Versions(), WatchAges(WATCHED)
     writer = FencedWriter(client, leadership)
     events = EventRecorder(writer, given.pod, on_lost=telemetry.count_lost_event)
-    observer = Observer(client, traffic, NoGates(), versions, ages.note_read)
+    clock = make_clock()
+    gate_engine = GateEngine(
+        Means(TapReader(clock=clock), traffic, clock),
+        client,
+        writer,
+        leads=elector.is_leader,
+        nudge=hooks.nudge,
+    )
+    observer = Observer(client, traffic, AllGates(gate_engine), versions, ages.note_read)
     children = ChildrenKeeper(client, writer, versions)
     actor = Actor(writer, children, traffic, leadership, events, versions, telemetry)
     reconciler = Reconciler(
@@ -121,6 +133,7 @@ async def assemble(given: Configuration, telemetry: Telemetry, hooks: Hooks) -> 
             traffic.set_gateways,
             on_change=hooks.gateways_changed,
         ),
+        gate_engine=gate_engine,
         resync=Resync(client, given.namespaces, versions, reconciler.known, hooks.nudge),
         versions=versions,
         ages=ages,
