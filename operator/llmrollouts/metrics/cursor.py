@@ -20,8 +20,9 @@ from llmrollouts.metrics.page import Page
 # A latency stream, or the lag of a stream of ends.
 Key: TypeAlias = Stream | float
 
-# A cohort whose closing falls on the very moment of the page is left to the next one.
-_HAIR: Final = 1e-6
+# Workers tell of a cohort a little after its lag, when the last records are in; seconds. Only then
+# is silence about a cohort the news that it had no request.
+SETTLES: Final = 0.2
 # Each read asks for this much again: cohorts are told apart by their number, not by the clock.
 OVERLAP: Final = 0.01
 # What the worker says it covers may differ from what was asked by rounding.
@@ -67,7 +68,7 @@ class Cursor:
     def at(cls, keys: Iterable[Key], boot: str, since: float) -> Cursor:
         """Cohorts that close after ``since`` are still to be read."""
         keys = tuple(keys)
-        return cls(keys, boot, since, {key: _closed(since, key) for key in keys})
+        return cls(keys, boot, since, {key: _missed(since, key) for key in keys})
 
     @classmethod
     def after(cls, done: Mapping[Key, int], boot: str) -> Cursor:
@@ -87,12 +88,12 @@ class Cursor:
         lost = 0
         if page.since > self.through + _ROUNDING:
             for key in self.keys:
-                given_up = _closed(page.since, key)
+                given_up = _missed(page.since, key)
                 lost = max(lost, given_up - self.done[key])
                 self.done[key] = max(self.done[key], given_up)
         before = dict(self.done)
         for key in self.keys:
-            self.done[key] = max(self.done[key], _closed(page.now, key))
+            self.done[key] = max(self.done[key], _told(page.now, key))
         counts = []
         for stream, cohort, each in page.closed:
             if cohort > before[stream]:
@@ -108,6 +109,12 @@ class Cursor:
         return Taken(tuple(counts), tuple(ends), covered, lost)
 
 
-def _closed(clock: float, key: Key) -> int:
-    """The last cohort of a stream that had certainly closed at ``clock``."""
-    return math.floor(clock - 1 - lag_of(key) - _HAIR)
+def _told(clock: float, key: Key) -> int:
+    """The last cohort of a stream of which a page of that moment has certainly told."""
+    return math.floor(clock - 1 - lag_of(key) - SETTLES)
+
+
+def _missed(clock: float, key: Key) -> int:
+    """The last cohort of a stream of which a page that covers what came after that moment may not
+    tell."""
+    return math.floor(clock - 1 - lag_of(key))
