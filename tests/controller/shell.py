@@ -20,6 +20,7 @@ from llmrollouts.controller.children import ChildrenKeeper
 from llmrollouts.controller.complaints import Complaints
 from llmrollouts.controller.errors import NotLeading
 from llmrollouts.controller.events import EventRecorder
+from llmrollouts.controller.fast_lane import FastLane, Lowerings
 from llmrollouts.controller.fence import FencedWriter
 from llmrollouts.controller.gates import NoGates
 from llmrollouts.controller.keys import Key
@@ -240,6 +241,10 @@ class Process:
         self.traffic = FakeTraffic(lambda: shell.seconds, shell.users)
         self.versions = Versions()
         self.telemetry = Telemetry(CollectorRegistry())
+        self.lowerings = Lowerings()
+        self.fast_lane = FastLane(
+            shell.kube, self.traffic, self.leadership, self.lowerings, self.telemetry.count_bug
+        )
         self.stopped: list[str] = []
         kube = shell.kube
         writer = FencedWriter(kube, self.leadership)
@@ -256,6 +261,7 @@ class Process:
                 self.events,
                 self.versions,
                 self.telemetry,
+                self.lowerings,
             ),
             Complaints(kube, writer, self.events, self.versions, now=shell.wall),
             self.traffic,
@@ -263,6 +269,7 @@ class Process:
             self.leadership,
             self.telemetry,
             self.versions,
+            self.lowerings,
             stop=self.stopped.append,
             now=shell.wall,
         )

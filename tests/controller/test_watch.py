@@ -165,3 +165,31 @@ async def test_only_metadata_is_asked_for_and_an_empty_list_of_it_is_a_list(
     assert "as=PartialObjectMetadataList;" in accepted["/api/v1/pods"]
     assert "as=PartialObjectMetadata;" in accepted["/api/v1/pods?watch=true"]
     assert "as=" not in accepted["/apis/apps/v1"]
+
+
+def test_a_command_goes_its_own_way_and_all_else_is_only_news() -> None:
+    nudged: list[Key] = []
+    commanded: list[Key] = []
+
+    def no_login() -> kopf.ConnectionInfo:
+        raise AssertionError("no request is made here")
+
+    versions = Versions()
+    watch = Watch(
+        no_login, None, nudged.append, versions, WatchAges(WATCHED), commanded=commanded.append
+    )
+    given = make_deployment("1")
+    given["metadata"]["annotations"] = {labels.COMMAND: "rollback"}
+    watch.notice(LLM_DEPLOYMENT, {"type": "MODIFIED", "object": given})
+    assert (nudged, commanded) == ([], [CHAT])
+    given["metadata"]["annotations"] = {"example.com/other": "x"}
+    watch.notice(LLM_DEPLOYMENT, {"type": "MODIFIED", "object": given})
+    pod = make_pod("2")
+    pod["metadata"]["annotations"] = {labels.COMMAND: "rollback"}
+    watch.notice(POD, {"type": "MODIFIED", "object": pod})
+    assert (nudged, commanded) == ([CHAT, CHAT], [CHAT])
+    versions.note(CHAT, [make_deployment("3")])
+    known = make_deployment("3")
+    known["metadata"]["annotations"] = {labels.COMMAND: "rollback"}
+    watch.notice(LLM_DEPLOYMENT, {"type": "MODIFIED", "object": known})
+    assert commanded == [CHAT], "a round has read this version, command and all"

@@ -6,7 +6,8 @@
     4. effects                 in the plan's order; each may be done twice
     5. notices                 as Events and log lines
 
-A crash after any of these leaves a world from which the next round reaches the same end. The
+A crash after any of these leaves a world from which the next round reaches the same end. What the
+fast lane has lowered beside this round is not raised by it: the round has lost then. The
 leadership is checked before each push and, by the fenced writer, before each write. It decides
 nothing. Called by controller/reconcile.
 """
@@ -22,12 +23,13 @@ from llmrollouts.api.reasons import ConditionType
 from llmrollouts.api.status import LLMDeploymentStatus
 from llmrollouts.controller.children import ChildrenKeeper
 from llmrollouts.controller.events import EventRecorder
+from llmrollouts.controller.fast_lane import Lowerings
 from llmrollouts.controller.fence import ChildWriter, Leadership
 from llmrollouts.controller.keys import Key
 from llmrollouts.controller.observe import Sight
 from llmrollouts.controller.telemetry import Telemetry
 from llmrollouts.controller.versions import Versions
-from llmrollouts.kube.port import LLM_DEPLOYMENT
+from llmrollouts.kube.port import LLM_DEPLOYMENT, Conflict
 from llmrollouts.rollout.effects import Notice, Plan
 from llmrollouts.rollout.intent import DeploymentTraffic, lowered
 from llmrollouts.traffic.port import TrafficPort
@@ -45,6 +47,7 @@ class Actor:
         events: EventRecorder,
         versions: Versions,
         telemetry: Telemetry,
+        lowerings: Lowerings,
     ) -> None:
         self._writer = writer
         self._children = children
@@ -53,13 +56,17 @@ class Actor:
         self._events = events
         self._versions = versions
         self._telemetry = telemetry
+        self._lowerings = lowerings
 
-    async def act(self, key: Key, sight: Sight, plan: Plan) -> None:
-        """Raises NotLeading, the API's errors, and Conflict when somebody wrote first."""
+    async def act(self, key: Key, sight: Sight, plan: Plan, lowerings: int) -> None:
+        """``lowerings``: their count when the round began to read. Raises NotLeading, the API's
+        errors, and Conflict when somebody wrote first."""
+        self._require_unlowered(key, lowerings)
         if plan.traffic is not None:
             current = sight.observation.traffic.programmed
             self._program(lowered(current, plan.traffic))
         await self._commit(key, sight, without_complaint(plan.status))
+        self._require_unlowered(key, lowerings)
         if plan.traffic is not None:
             self._program(plan.traffic)
         await self._children.perform(key, sight.observation, plan.effects)
@@ -77,6 +84,10 @@ class Actor:
     def _program(self, traffic: DeploymentTraffic) -> None:
         self._leadership.require()
         self._traffic.program(traffic)
+
+    def _require_unlowered(self, key: Key, lowerings: int) -> None:
+        if self._lowerings.count(key) != lowerings:
+            raise Conflict(f"{key}: a rollback lowered the shares while this round was under way")
 
     async def _commit(self, key: Key, sight: Sight, status: LLMDeploymentStatus) -> None:
         if is_same(sight.manifest, status):

@@ -129,29 +129,8 @@ class Observer:
         """Raises what the API raises while references are read."""
         self._versions.note(key, objects.all())
         manifest = objects.deployment
-        metadata = manifest["metadata"]
-        uid = metadata["uid"]
-        spec_problem = None
-        try:
-            spec = read_spec(manifest)
-        except InvalidSpec as error:
-            spec, spec_problem = _NO_SPEC, str(error)
-        reading = read_status(manifest)
-        annotations = metadata.get("annotations") or {}
-        command = annotations.get(labels.COMMAND)
-        deployment = Deployment(
-            namespace=key.namespace,
-            name=key.name,
-            uid=uid,
-            generation=int(metadata.get("generation") or 0),
-            spec=spec,
-            status=reading.status,
-            status_problem=reading.problem,
-            deleting="deletionTimestamp" in metadata,
-            command=command,
-            command_sequence=_read_number(annotations.get(labels.COMMAND_SEQUENCE)),
-            command_applied=command is not None and _is_applied(metadata, annotations),
-        )
+        deployment, spec_problem = read_deployment(key, manifest)
+        uid, spec = deployment.uid, deployment.spec
         sources = Sources("{}", {})
         if spec_problem is None:
             sources = await resolve_sources(self._reader, manifest, spec)
@@ -186,6 +165,33 @@ class Observer:
 
     async def observe(self, key: Key) -> Sight:
         return await self.interpret(key, await self.read(key))
+
+
+def read_deployment(key: Key, manifest: Manifest) -> tuple[Deployment, str | None]:
+    """The LLMDeployment, and why its spec cannot be used: then a stand-in is in its place."""
+    metadata = manifest["metadata"]
+    spec_problem = None
+    try:
+        spec = read_spec(manifest)
+    except InvalidSpec as error:
+        spec, spec_problem = _NO_SPEC, str(error)
+    reading = read_status(manifest)
+    annotations = metadata.get("annotations") or {}
+    command = annotations.get(labels.COMMAND)
+    deployment = Deployment(
+        namespace=key.namespace,
+        name=key.name,
+        uid=metadata["uid"],
+        generation=int(metadata.get("generation") or 0),
+        spec=spec,
+        status=reading.status,
+        status_problem=reading.problem,
+        deleting="deletionTimestamp" in metadata,
+        command=command,
+        command_sequence=_read_number(annotations.get(labels.COMMAND_SEQUENCE)),
+        command_applied=command is not None and _is_applied(metadata, annotations),
+    )
+    return deployment, spec_problem
 
 
 def _own_pods(key: Key, pods: Iterable[Manifest]) -> Iterable[WorkerPod]:

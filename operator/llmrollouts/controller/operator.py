@@ -58,7 +58,7 @@ _SILENCE: Final = 15.0
 _SPREAD_RATE: Final = 10.0
 
 # Parts that come to an end while the process goes on.
-_FINITE: Final = frozenset({"start", "take-over"})
+_FINITE: Final = frozenset({"start", "take-over", "fast lane"})
 
 T = TypeVar("T")
 
@@ -175,6 +175,7 @@ class Operator:
             self._nudge,
             self._parts.versions,
             self._parts.ages,
+            commanded=self._take_command,
             on_started=self._take_signals,
         )
         self._spawn("watch", watch.run())
@@ -272,6 +273,7 @@ class Operator:
 
     async def _round(self, key: Key) -> Outcome:
         if self._leading:
+            await self._parts.fast_lane.give_way()
             return await self._parts.reconciler.reconcile(key)
         return await self._parts.follower.follow(key)
 
@@ -280,6 +282,18 @@ class Operator:
             self._parts.queue.nudge(key)
         else:
             self._parts.queue.wake_after(key, DELAY)
+
+    def _take_command(self, key: Key) -> None:
+        """A command stands on the object: if users may have to go back, they go first."""
+        lane, uid = self._parts.fast_lane, self._parts.reconciler.uid_of(key)
+        if self._leading and lane.is_open(key, uid):
+            self._spawn("fast lane", self._look_then_nudge(key))
+        else:
+            self._nudge(key)
+
+    async def _look_then_nudge(self, key: Key) -> None:
+        await self._parts.fast_lane.look(key)
+        self._nudge(key)
 
     def _spread(self, keys: Collection[Key]) -> None:
         """A round for each of these, without haste."""

@@ -14,6 +14,7 @@ from llmrollouts.controller.complaints import Complaints
 from llmrollouts.controller.configuration import Configuration
 from llmrollouts.controller.credentials import XdsKeys
 from llmrollouts.controller.events import EventRecorder
+from llmrollouts.controller.fast_lane import FastLane, Lowerings
 from llmrollouts.controller.fence import FencedWriter
 from llmrollouts.controller.follow import Follower
 from llmrollouts.controller.gate_engine import GateEngine, make_clock
@@ -64,6 +65,7 @@ class Parts:
     keys: XdsKeys
     events: EventRecorder
     reconciler: Reconciler
+    fast_lane: FastLane
     follower: Follower
     queue: WorkQueue[Key]
     take_over: TakeOver
@@ -79,6 +81,8 @@ async def assemble(given: Configuration, telemetry: Telemetry, hooks: Hooks) -> 
     client = KubeClient(await connect(given.kubeconfig), hooks.on_request)
     # A client of its own: no queue of other requests may delay a renewal.
     lease_client = KubeClient(await connect(given.kubeconfig), hooks.on_request, connections=2)
+    # Nor may rounds delay a look at a command.
+    fast_client = KubeClient(await connect(given.kubeconfig), hooks.on_request, connections=8)
     elector = Elector(
         lease_client,
         given.namespace,
@@ -102,7 +106,8 @@ async def assemble(given: Configuration, telemetry: Telemetry, hooks: Hooks) -> 
     )
     observer = Observer(client, traffic, AllGates(gate_engine), versions, ages.note_read)
     children = ChildrenKeeper(client, writer, versions)
-    actor = Actor(writer, children, traffic, leadership, events, versions, telemetry)
+    lowerings = Lowerings()
+    actor = Actor(writer, children, traffic, leadership, events, versions, telemetry, lowerings)
     reconciler = Reconciler(
         observer,
         plan,
@@ -113,6 +118,7 @@ async def assemble(given: Configuration, telemetry: Telemetry, hooks: Hooks) -> 
         leadership,
         telemetry,
         versions,
+        lowerings,
         stop=lambda reason: hooks.end(1, reason),
     )
     return Parts(
@@ -123,6 +129,7 @@ async def assemble(given: Configuration, telemetry: Telemetry, hooks: Hooks) -> 
         keys=XdsKeys(client, writer, given.namespace),
         events=events,
         reconciler=reconciler,
+        fast_lane=FastLane(fast_client, traffic, leadership, lowerings, telemetry.count_bug),
         follower=Follower(observer, reconciler, traffic, given.workers),
         queue=WorkQueue(hooks.round, given.rounds),
         take_over=TakeOver(client, observer, plan, traffic, given.workers, given.namespaces),

@@ -23,6 +23,7 @@ from llmrollouts.api.settings import OperatorSettings
 from llmrollouts.controller.act import Actor
 from llmrollouts.controller.complaints import Complaints
 from llmrollouts.controller.errors import NotLeading, TerminalError
+from llmrollouts.controller.fast_lane import Lowerings
 from llmrollouts.controller.fence import Leadership
 from llmrollouts.controller.keep import keep_traffic
 from llmrollouts.controller.keys import Key
@@ -67,6 +68,7 @@ class Reconciler:
         leadership: Leadership,
         telemetry: Telemetry,
         versions: Versions,
+        lowerings: Lowerings,
         stop: Callable[[str], None],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -79,6 +81,7 @@ class Reconciler:
         self._leadership = leadership
         self._telemetry = telemetry
         self._versions = versions
+        self._lowerings = lowerings
         self._stop = stop
         self._now = now
         self._uids: dict[Key, str] = {}
@@ -89,6 +92,9 @@ class Reconciler:
         if was is not None and was != uid:
             self._traffic.forget(was)
         self._uids[key] = uid
+
+    def uid_of(self, key: Key) -> str | None:
+        return self._uids.get(key)
 
     def known(self) -> frozenset[Key]:
         return frozenset(self._uids)
@@ -149,6 +155,7 @@ class Reconciler:
         return result
 
     async def _round(self, key: Key, started: float) -> Outcome:
+        lowerings = self._lowerings.count(key)
         try:
             objects = await self._observer.read(key)
         except NotFound:
@@ -159,7 +166,7 @@ class Reconciler:
         sight = await self._observer.interpret(key, objects)
         await self._outrank(sight)
         plan = self._decide(sight)
-        await self._actor.act(key, sight, plan)
+        await self._actor.act(key, sight, plan, lowerings)
         if plan.renew and asyncio.get_running_loop().time() - started <= FRESH_SECONDS:
             self._leadership.require()
             self._traffic.renew(uid)

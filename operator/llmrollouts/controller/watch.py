@@ -73,8 +73,8 @@ class _Forgetful(ResourceMemories):
 
 
 class Watch:
-    """``nudge`` is called for each key about which there is news; ``on_started`` once the watches
-    are under way."""
+    """``nudge`` is called for each key about which there is news, ``commanded`` instead where an
+    LLMDeployment carries a command; ``on_started`` once the watches are under way."""
 
     def __init__(
         self,
@@ -83,6 +83,7 @@ class Watch:
         nudge: Callable[[Key], None],
         versions: Versions,
         ages: WatchAges,
+        commanded: Callable[[Key], None] | None = None,
         on_started: Callable[[], None] = lambda: None,
     ) -> None:
         self._login = login
@@ -90,6 +91,7 @@ class Watch:
         self._nudge = nudge
         self._versions = versions
         self._ages = ages
+        self._commanded = nudge if commanded is None else commanded
         self._on_started = on_started
 
     async def run(self) -> None:
@@ -121,7 +123,11 @@ class Watch:
         key = read_key({**manifest, "kind": kind.kind})
         if key is None:
             return
-        if event.get("type") == "DELETED" or self._versions.is_news(key, manifest):
+        if event.get("type") != "DELETED" and not self._versions.is_news(key, manifest):
+            return
+        if kind is LLM_DEPLOYMENT and labels.COMMAND in (metadata.get("annotations") or {}):
+            self._commanded(key)
+        else:
             self._nudge(key)
 
     def take_in(self, plural: str, listed: Sequence[Manifest]) -> None:

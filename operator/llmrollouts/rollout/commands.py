@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 
 from llmrollouts.api.command import Command, parse_command
 from llmrollouts.api.reasons import Reason
-from llmrollouts.api.status import NAME_LENGTH, CommandStatus
+from llmrollouts.api.status import NAME_LENGTH, CommandStatus, LLMDeploymentStatus
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.effects import RejectRevision, RemoveCommand
 from llmrollouts.rollout.facts import Facts
+from llmrollouts.rollout.observation import Deployment
 from llmrollouts.rollout.revisions import Wanted, make_record, newest_of_source, texts_differ
 from llmrollouts.rollout.rollback import is_rejected, retiring_with, send_back
 from llmrollouts.rollout.start import begin_rollout, what_blocks_start
@@ -45,11 +46,8 @@ def obey(draft: Draft, facts: Facts) -> Draft:
         if last is not None and last.sequence > recorded and not last.withdrawn:
             return draft.put(command=last.model_copy(update={"withdrawn": True}))
         return draft
-    value = given if len(given) <= NAME_LENGTH else given[: NAME_LENGTH - 1] + "…"
-    taken = (
-        last is not None and last.value == value and last.sequence > recorded and not last.withdrawn
-    )
-    if last is not None and taken:
+    value = _shorten(given)
+    if last is not None and is_taken(facts.deployment):
         if facts.deployment.command_applied:
             return draft
         return draft.demand(RemoveCommand(given, last.sequence))
@@ -78,6 +76,28 @@ def obey(draft: Draft, facts: Facts) -> Draft:
     if facts.deployment.command_applied:
         return told
     return told.demand(RemoveCommand(given, sequence))
+
+
+def is_taken(deployment: Deployment) -> bool:
+    """Whether the command on the object was taken in by an earlier round."""
+    last, given = deployment.status.command, deployment.command
+    return (
+        last is not None
+        and given is not None
+        and last.value == _shorten(given)
+        and last.sequence > deployment.command_sequence
+        and not last.withdrawn
+    )
+
+
+def sends_canary_back(status: LLMDeploymentStatus, revision: str | None) -> bool:
+    """Whether a rollback that names ``revision`` (or none) takes the canary's users back."""
+    canary = status.canary_revision
+    return canary is not None and revision in (None, canary, status.stable_revision)
+
+
+def _shorten(given: str) -> str:
+    return given if len(given) <= NAME_LENGTH else given[: NAME_LENGTH - 1] + "…"
 
 
 def _execute(draft: Draft, facts: Facts, given: str) -> Outcome:
@@ -113,7 +133,7 @@ def _roll_back(draft: Draft, facts: Facts, command: Command) -> Outcome:
     status = draft.status
     stable, canary, wanted = status.stable_revision, status.canary_revision, command.revision
     warm = status.warm.revision if status.warm is not None else None
-    if canary is not None and wanted in (None, canary, stable):
+    if sends_canary_back(status, wanted):
         back = send_back(draft, facts, Reason.COMMANDED, "a person said so", rejects=True)
         return _done(back, f"all users go back from {canary} to {stable}")
     if canary is None and warm is not None and wanted in (None, warm):
