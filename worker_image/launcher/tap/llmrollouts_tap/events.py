@@ -16,18 +16,19 @@ The four dialects, each with the events that carry a token, end the stream, or r
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 
 LONGEST_EVENT = 4 * 1024 * 1024  # bytes kept of an event that comes in parts
 
 _QUOTE = ord('"')
+_LINE_FEED = ord("\n")
 _DONE = b"data: [DONE]"
 _ERROR = re.compile(rb'\Adata: ?\{\s*"error"\s*:|\Aevent: error\b')
 _ABORTED = b'"finish_reason":"abort"'
 _USAGE = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
-_OTHER_CONTENT = re.compile(
+_CONTENT = re.compile(
     rb'"(?:content|text|reasoning|reasoning_content|refusal|arguments)":\s*"[^"]'
     rb'|"tool_calls":\s*\[\s*\{|"function_call":\s*\{'
 )
@@ -39,15 +40,19 @@ _NAMED_ERROR = re.compile(rb"\Aevent: response\.failed\b")
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one path speaks. usual: the bytes before the text of nearly every token."""
+    """How one path speaks.
+
+    usual: the bytes before the text of nearly every token of choice number 0. named: whether
+    events carry an `event:` line.
+    """
 
     usual: bytes = b""
-    named: bool = False  # events carry an `event:` line
+    named: bool = False
 
 
 DIALECTS = {
-    "/v1/chat/completions": Dialect(b'"content":"'),
-    "/v1/completions": Dialect(b'"text":"'),
+    "/v1/chat/completions": Dialect(b'"index":0,"delta":{"content":"'),
+    "/v1/completions": Dialect(b'"index":0,"text":"'),
     "/v1/responses": Dialect(named=True),
     "/v1/messages": Dialect(named=True),
 }
@@ -56,10 +61,31 @@ DIALECTS = {
 class EventReader:
     """Reads one stream. `mark(tokens, at)` is called at 1, 2, 4, 8, ... tokens."""
 
+    __slots__ = (
+        "_first_choice",
+        "_last_event",
+        "_mark",
+        "_others",
+        "_read",
+        "_rest",
+        "_text_at",
+        "_unnamed",
+        "_usage",
+        "_usual",
+        "aborted",
+        "done",
+        "error",
+        "last_at",
+        "over",
+        "seen",
+    )
+
     def __init__(self, dialect: Dialect, mark: Callable[[int, float], None]) -> None:
-        self._usual = dialect.usual
+        self._unnamed = not dialect.named
+        # Without usual bytes (which no event then contains) every event is read with care.
+        self._usual = dialect.usual or b"\0"
         self._text_at = len(dialect.usual)
-        self._read = self._read_named if dialect.named else self._read_unnamed
+        self._read = self._read_unnamed if self._unnamed else self._read_named
         self._mark = mark
         self._rest = b""
         self._first_choice = 0  # tokens of choice number 0
@@ -70,6 +96,7 @@ class EventReader:
         self.last_at = 0.0
         self.done = False
         self.error = False
+        self.over = False  # done, or an error: the stream has nothing more to say
         self.aborted = False
 
     @property
@@ -79,14 +106,30 @@ class EventReader:
 
     def feed(self, part: bytes) -> None:
         """One part of the body. Raises ValueError when an event never ends."""
-        if self._rest:
-            part = self._rest + part
-            self._rest = b""
-        end = part.find(b"\n\n") + 2
-        if end > 1 and end == len(part):
-            self._read(part)  # the common case: one part is one event
+        # Nearly always one part is one event with one token. This is the tap's whole cost for a
+        # token, so nothing is called here that can be left out.
+        at = part.find(self._usual)
+        if (
+            at >= 0
+            and part[at + self._text_at] != _QUOTE
+            and part.find(b"\n") == len(part) - 2  # JSON holds no line feed
+            and part[-1] == _LINE_FEED
+            and not self._rest
+        ):
+            count = self._first_choice = self._first_choice + 1
+            self._last_event = part
+            self.last_at = monotonic()
+            if count > self.seen:
+                self.seen = count
+                if not count & (count - 1):
+                    self._mark(count, self.last_at)
             return
+        self._feed_carefully(part)
+
+    def _feed_carefully(self, part: bytes) -> None:
+        part = self._rest + part
         start = 0
+        end = part.find(b"\n\n") + 2
         while end > 1:
             self._read(part[start:end])
             start = end
@@ -96,15 +139,12 @@ class EventReader:
             raise ValueError("an event without an end")
 
     def _read_unnamed(self, event: bytes) -> None:
-        at = event.find(self._usual)
-        if at >= 0 and event[at + self._text_at] != _QUOTE:
-            self._count(event)
-        elif event.startswith(_DONE):
-            self.done = True
+        if event.startswith(_DONE):
+            self.done = self.over = True
             self._read_end(self._last_event)
         elif _ERROR.match(event):
-            self.error = True
-        elif _OTHER_CONTENT.search(event):
+            self.error = self.over = True
+        elif _CONTENT.search(event):
             self._count(event)
         else:
             self._read_end(event)
@@ -114,10 +154,10 @@ class EventReader:
             if not _EMPTY_DELTA.search(event):
                 self._count(event)
         elif _NAMED_DONE.match(event):
-            self.done = True
+            self.done = self.over = True
             self._read_end(event)
         elif _ERROR.match(event) or _NAMED_ERROR.match(event):
-            self.error = True
+            self.error = self.over = True
         elif event.startswith(b"event: message_delta"):
             self._read_end(event)
 
@@ -130,14 +170,14 @@ class EventReader:
             self._usage = int(found.group(1)) or self._usage
 
     def _count(self, event: bytes) -> None:
-        at = event.find(b'"index":') if self._usual else -1
+        at = event.find(b'"index":') if self._unnamed else -1
         if at < 0 or event[at + 8 : at + 10] == b"0,":
             count = self._first_choice = self._first_choice + 1
         else:
             choice = event[at + 8 : at + 14].partition(b",")[0]
             count = self._others[choice] = self._others.get(choice, 0) + 1
         self._last_event = event
-        self.last_at = time.monotonic()
+        self.last_at = monotonic()
         if count > self.seen:
             self.seen = count
             if not count & (count - 1):
@@ -173,7 +213,7 @@ class WholeReader:
         # A tool's call in the form of /v1/messages holds no text, and huge log probabilities may
         # push the text out of sight.
         in_sight = b'"tool_use"' not in self._head and len(self._head) < self.HEAD
-        if in_sight and not _OTHER_CONTENT.search(self._head):
+        if in_sight and not _CONTENT.search(self._head):
             return 0
         told = _USAGE.findall(self._tail) or _USAGE.findall(self._head)
         if not told:

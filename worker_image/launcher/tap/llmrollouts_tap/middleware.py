@@ -26,6 +26,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # Pages that the launcher asks for all the time: by its token in them it hears that the tap lives.
 ASKED_BY_LAUNCHER = ("/load", "/health")
+# How uvicorn and Starlette say that nobody is there any more to send to.
+CLIENT_GONE = ("ClientDisconnect", "ClientDisconnected")
 _REQUESTS = 1 << 32
 
 
@@ -52,20 +54,21 @@ class Tap:
                     watch.give_up(error)
             return message
 
-        async def tapped_send(message: Message) -> None:
+        # Not a coroutine of its own: one for each token would cost more than all the rest.
+        def tapped_send(message: Message) -> Awaitable[None]:
             if not watch.over:
                 try:
                     watch.see_answer(message)
                 except Exception as error:  # noqa: BLE001 - no fault of the tap may reach a request
                     watch.give_up(error)
-            try:
-                await send(message)
-            except OSError:
-                watch.leave()  # how some servers say that nobody is there any more
-                raise
+            return send(message)
 
         try:
             await self._app(scope, tapped_receive, tapped_send)
+        except Exception as error:
+            if isinstance(error, ConnectionError) or type(error).__name__ in CLIENT_GONE:
+                watch.leave()
+            raise
         finally:
             # After its proper end, or the client's leaving, this changes nothing.
             watch.break_off()

@@ -83,7 +83,7 @@ class Watch:
             if stream is not None:
                 if part:
                     stream.feed(part)
-                if stream.done or stream.error or not message.get("more_body", False):
+                if stream.over or not message.get("more_body", False):
                     self._end_of_stream(stream)
                 return
             if self._reader is not None and part:
