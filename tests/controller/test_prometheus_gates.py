@@ -8,80 +8,40 @@ import itertools
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from llmrollouts.api.reasons import Reason
-from llmrollouts.api.spec import LLMDeploymentSpec
 from llmrollouts.api.status import (
-    AttemptStatus,
     LLMDeploymentStatus,
     StepStatus,
     WarmStatus,
 )
-from llmrollouts.controller.keys import Key
 from llmrollouts.controller.prometheus_gates import PrometheusGates
 from llmrollouts.kube.port import SECRET
 from llmrollouts.metrics.prometheus import Question
 from llmrollouts.metrics.prometheus_address import AllowedAddresses
 from llmrollouts.metrics.prometheus_answer import Unanswered
-from llmrollouts.rollout.intent import TrafficObservation
-from llmrollouts.rollout.observation import Deployment, Gate, Observation
+from llmrollouts.rollout.observation import Gate
+from tests.controller.prometheus_sights import (
+    ADDRESS,
+    KEY,
+    STAGE,
+    START,
+    make_attempt,
+    make_gate,
+    make_status,
+    observe,
+)
 from tests.fakes.kube import FakeKube
 from tests.fakes.kube_faults import Fault
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
-START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
-ADDRESS = "https://prom.example"
-KEY = Key("prod", "chat")
 WORD = "s3cr3t-word"
-STAGE = "bbbb/1/0-Canary-5000"
-
-
-def make_gate(**given: Any) -> dict[str, Any]:
-    return {
-        "name": "cost",
-        "address": ADDRESS,
-        "query": 'cost{r="{{revision}}"}',
-        "limit": {"max": "0.25"},
-        **given,
-    }
-
-
-def make_status(**given: Any) -> LLMDeploymentStatus:
-    return LLMDeploymentStatus(
-        **{
-            "stable_revision": "aaaa",
-            "canary_revision": "bbbb",
-            "share": "0.5%",
-            "step": StepStatus(index=0, kind="Canary", share="0.5%", started_at=START),
-            "attempt": make_attempt(STAGE),
-            **given,
-        }
-    )
-
-
-def make_attempt(stage: str) -> AttemptStatus:
-    return AttemptStatus(
-        revision="bbbb", number=1, started_at=START, error_budget=0.01, stage=stage
-    )
-
-
-def observe(*gates: dict[str, Any], status: LLMDeploymentStatus | None = None) -> Observation:
-    spec = LLMDeploymentSpec.model_validate(
-        {
-            "replicas": 2,
-            "revision": {"model": {"uri": "file:///models/v1"}},
-            "gates": {"prometheus": list(gates)},
-        }
-    )
-    deployment = Deployment(KEY.namespace, KEY.name, "uid", 1, spec, status or make_status())
-    return Observation(deployment, "{}", {}, None, (), (), (), frozenset(), TrafficObservation())
-
 
 Answer = float | Unanswered | Exception
 

@@ -43,10 +43,10 @@ def answer(value: object, at: float | None = None) -> bytes:
     return json.dumps({"status": "success", "data": {"result": result}}).encode()
 
 
-def question(url: str, *, seconds: float = 5.0, **given: str) -> Question:
+def question(url: str, credentials: Credentials | None = None, *, seconds: float = 5.0) -> Question:
     permit = AllowedAddresses([url]).permit(url)
     assert permit is not None
-    return Question(permit, Credentials(**given), ("vector(1)",), 60.0, seconds)  # type: ignore[arg-type]  # texts only
+    return Question(permit, credentials or Credentials(), ("vector(1)",), 60.0, seconds)
 
 
 async def refuse(client: PrometheusClient, asked: Question) -> Unanswered:
@@ -204,28 +204,29 @@ async def test_environment_and_netrc_are_not_looked_at(
 async def test_nobody_there_is_an_error_that_says_so(client: PrometheusClient) -> None:
     gone = StrangeServer()
     gone.close()
-    error = await refuse(client, question(gone.url, bearer=WORD))
+    error = await refuse(client, question(gone.url, Credentials(bearer=WORD)))
     assert error.reason is Reason.NOT_REACHED
     assert "connection refused" in error.message
 
 
 async def test_an_unknown_host_is_an_error_that_says_so(client: PrometheusClient) -> None:
-    error = await refuse(client, question("http://no-such-host.invalid", bearer=WORD))
+    error = await refuse(client, question("http://no-such-host.invalid", Credentials(bearer=WORD)))
     assert error.reason in (Reason.NOT_REACHED, Reason.NOT_ANSWERED_IN_TIME)
 
 
 @pytest.mark.parametrize(
-    "given",
+    "credentials",
     [
-        {"authorities": WORD},
-        {"authorities": f"-----BEGIN CERTIFICATE-----\n{WORD}\n-----END CERTIFICATE-----"},
-        {"certificate": WORD, "key": WORD},
+        Credentials(authorities=WORD),
+        Credentials(authorities=f"-----BEGIN CERTIFICATE-----\n{WORD}\n-----END CERTIFICATE-----"),
+        Credentials(certificate=WORD, key=WORD),
     ],
+    ids=["no PEM", "no certificate in the PEM", "no pair"],
 )
 async def test_a_secret_that_is_no_pem_is_an_error_without_its_text(
-    client: PrometheusClient, given: dict[str, str]
+    client: PrometheusClient, credentials: Credentials
 ) -> None:
-    error = await refuse(client, question("https://127.0.0.1:1", **given))
+    error = await refuse(client, question("https://127.0.0.1:1", credentials))
     assert error.reason is Reason.SECRET_UNUSABLE
 
 

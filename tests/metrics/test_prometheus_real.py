@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -198,23 +199,24 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Promethe
         yield server, folder / "tls"
 
 
-def pems(folder: Path) -> dict[str, str]:
-    return {
-        "authorities": (folder / "ca.crt").read_text(encoding="utf-8"),
-        "certificate": (folder / "tls.crt").read_text(encoding="utf-8"),
-        "key": (folder / "tls.key").read_text(encoding="utf-8"),
-    }
+def client_of(folder: Path, password: str = PASSWORD) -> Credentials:
+    """With the certificate in ``folder`` and its authority."""
+    return Credentials(
+        basic=("gate", password),
+        authorities=(folder / "ca.crt").read_text(encoding="utf-8"),
+        certificate=(folder / "tls.crt").read_text(encoding="utf-8"),
+        key=(folder / "tls.key").read_text(encoding="utf-8"),
+    )
 
 
 async def test_mutual_tls_with_basic_auth_opens_the_way(guarded: tuple[Prometheus, Path]) -> None:
     server, folder = guarded
-    credentials = Credentials(basic=("gate", PASSWORD), **pems(folder))
-    assert await ask(server.url, "vector(1)", credentials=credentials) == (1.0,)
+    assert await ask(server.url, "vector(1)", credentials=client_of(folder)) == (1.0,)
 
 
 async def test_a_wrong_password_is_refused(guarded: tuple[Prometheus, Path]) -> None:
     server, folder = guarded
-    credentials = Credentials(basic=("gate", "wrong staple"), **pems(folder))
+    credentials = client_of(folder, "wrong staple")
     error = await refused(server.url, "vector(1)", credentials=credentials)
     assert error.reason is Reason.REQUEST_REFUSED
     assert "401" in error.message
@@ -225,7 +227,7 @@ async def test_without_a_client_certificate_there_is_no_answer(
     guarded: tuple[Prometheus, Path],
 ) -> None:
     server, folder = guarded
-    credentials = Credentials(basic=("gate", PASSWORD), authorities=pems(folder)["authorities"])
+    credentials = replace(client_of(folder), certificate=None, key=None)
     error = await refused(server.url, "vector(1)", credentials=credentials)
     assert error.reason is Reason.NOT_REACHED
     assert "client certificate" in error.message
@@ -236,11 +238,9 @@ async def test_a_server_that_no_authority_vouches_for_is_not_asked(
 ) -> None:
     server, folder = guarded
     make_authority().issue(tmp_path / "other", "localhost")
-    others = {**pems(folder), "authorities": pems(tmp_path / "other")["authorities"]}
-    for credentials in (
-        Credentials(basic=("gate", PASSWORD), **others),
-        Credentials(basic=("gate", PASSWORD)),  # the public authorities
-    ):
+    others = client_of(tmp_path / "other").authorities
+    for authorities in (others, None):  # None: the public ones
+        credentials = replace(client_of(folder), authorities=authorities)
         error = await refused(server.url, "vector(1)", credentials=credentials)
         assert error.reason is Reason.NOT_REACHED
         assert "certificate" in error.message
@@ -251,7 +251,7 @@ async def test_a_certificate_of_another_name_is_not_accepted(
 ) -> None:
     server, folder = guarded
     url = f"https://127.0.0.1:{server.port}"
-    error = await refused(url, "vector(1)", credentials=Credentials(**pems(folder)))
+    error = await refused(url, "vector(1)", credentials=client_of(folder))
     assert error.reason is Reason.NOT_REACHED
     assert "certificate" in error.message
 

@@ -155,7 +155,9 @@ def _read_stage(deployment: Deployment) -> Stage | None:
         return None
     name = status.attempt.stage
     if status.canary_revision is not None:
-        return step and Stage(status.canary_revision, stable, name, step.started_at)
+        if step is None:
+            return None
+        return Stage(status.canary_revision, stable, name, step.started_at)
     if status.warm is None or stable is None or stable != status.attempt.revision:
         return None
     return Stage(stable, status.warm.revision, name, watch=True)
