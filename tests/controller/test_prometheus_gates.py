@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -15,99 +14,23 @@ import pytest
 import pytest_asyncio
 
 from llmrollouts.api.reasons import Reason
-from llmrollouts.api.status import (
-    LLMDeploymentStatus,
-    StepStatus,
-    WarmStatus,
-)
-from llmrollouts.controller.prometheus_gates import PrometheusGates
-from llmrollouts.kube.port import SECRET
-from llmrollouts.metrics.prometheus import Question
+from llmrollouts.api.status import StepStatus, WarmStatus
 from llmrollouts.metrics.prometheus_address import AllowedAddresses
 from llmrollouts.metrics.prometheus_answer import Unanswered
-from llmrollouts.rollout.observation import Gate
-from tests.controller.prometheus_sights import (
-    ADDRESS,
+from tests.controller.prometheus_bench import (
     KEY,
     STAGE,
     START,
+    Bench,
     make_attempt,
     make_gate,
     make_status,
     observe,
 )
-from tests.fakes.kube import FakeKube
-from tests.fakes.kube_faults import Fault
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
 WORD = "s3cr3t-word"
-
-Answer = float | Unanswered | Exception
-
-
-class FakePrometheus:
-    """Answers in order, the last one for ever; by revision where a question has two queries."""
-
-    def __init__(self) -> None:
-        self.answers: list[Answer | tuple[float, float]] = [0.2]
-        self.asked: list[tuple[float, Question]] = []
-        self.seconds = 0.0
-        self.together = 0
-        self.most_together = 0
-
-    async def ask(self, question: Question) -> tuple[float, ...]:
-        self.asked.append((asyncio.get_running_loop().time(), question))
-        self.together += 1
-        self.most_together = max(self.most_together, self.together)
-        try:
-            await asyncio.sleep(self.seconds)
-        finally:
-            self.together -= 1
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer if isinstance(answer, tuple) else (answer,)
-
-    def times(self) -> list[float]:
-        return [round(at) for at, _ in self.asked]
-
-
-class Bench:
-    """A source of gates with everything around it. ``leads`` may be changed."""
-
-    def __init__(self) -> None:
-        self.kube = FakeKube()
-        self.prometheus = FakePrometheus()
-        self.leads = True
-        self.allowed = AllowedAddresses([ADDRESS])
-        self.gates = self.make()
-
-    def make(self) -> PrometheusGates:
-        return PrometheusGates(
-            self.kube,
-            self.prometheus,
-            self.allowed,
-            leads=lambda: self.leads,
-            now=lambda: START + timedelta(seconds=asyncio.get_running_loop().time()),
-        )
-
-    def judge(self, *gates: dict[str, Any], status: LLMDeploymentStatus | None = None) -> Gate:
-        found = self.gates.judge(observe(*(gates or (make_gate(),)), status=status))
-        assert len(found) == 1
-        return found[0]
-
-    def put_secret(self, name: str, **data: str) -> None:
-        encoded = {key: base64.b64encode(text.encode()).decode() for key, text in data.items()}
-        self.kube.put(
-            SECRET,
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {"namespace": KEY.namespace, "name": name},
-                "data": encoded,
-            },
-        )
 
 
 @pytest_asyncio.fixture
@@ -371,101 +294,3 @@ async def test_many_gates_of_one_deployment_are_asked_two_at_once(bench: Bench) 
     assert bench.prometheus.most_together == 2
     verdicts = {gate.verdict for gate in bench.gates.judge(observe(*gates))}
     assert verdicts == {"Passed"}
-
-
-BEARER = {"bearerTokenSecretRef": {"name": "prom", "key": "token"}}
-
-
-async def test_credentials_come_from_a_secret_of_the_same_namespace(bench: Bench) -> None:
-    bench.put_secret("prom", token=f"{WORD}\n", user="me", word="x", ca="C", cert="D", key="K")
-    auth = {
-        "basicAuth": {
-            "usernameSecretRef": {"name": "prom", "key": "user"},
-            "passwordSecretRef": {"name": "prom", "key": "word"},
-        },
-        "tls": {
-            "caSecretRef": {"name": "prom", "key": "ca"},
-            "certSecretRef": {"name": "prom", "key": "cert"},
-            "keySecretRef": {"name": "prom", "key": "key"},
-        },
-    }
-    bench.gates.judge(observe(make_gate(auth=BEARER), make_gate(name="other", auth=auth)))
-    await asyncio.sleep(31)
-    given = {bool(q.credentials.bearer): q.credentials for _, q in bench.prometheus.asked}
-    assert given[True].bearer == WORD
-    assert given[False].basic == ("me", "x")
-    assert (given[False].authorities, given[False].certificate, given[False].key) == tuple("CDK")
-    reads = [call for call in bench.kube.calls if call.kind == SECRET.kind]
-    assert {(call.verb, call.namespace) for call in reads} == {("get", KEY.namespace)}
-    assert len(reads) == 2
-
-
-async def test_a_renewed_secret_is_used_at_the_next_question(bench: Bench) -> None:
-    bench.put_secret("prom", token="one")
-    bench.judge(make_gate(auth=BEARER))
-    await asyncio.sleep(31)
-    bench.put_secret("prom", token="two")
-    await asyncio.sleep(30)
-    assert [q.credentials.bearer for _, q in bench.prometheus.asked] == ["one", "two"]
-
-
-def without_secret(bench: Bench) -> None:
-    """There is none."""
-
-
-def without_key(bench: Bench) -> None:
-    bench.put_secret("prom", other=WORD)
-
-
-def with_empty_key(bench: Bench) -> None:
-    bench.put_secret("prom", token="")
-
-
-def with_line_breaks(bench: Bench) -> None:
-    bench.put_secret("prom", token=f"{WORD}\r\nX-Other: {WORD}")
-
-
-def with_binary(bench: Bench) -> None:
-    bench.put_secret("prom", token="x")
-    bench.kube.edit(
-        SECRET,
-        KEY.namespace,
-        "prom",
-        lambda found: found["data"].update(token=base64.b64encode(b"\xff\xfe").decode()),
-    )
-
-
-def forbidden(bench: Bench) -> None:
-    bench.put_secret("prom", token=WORD)
-    bench.kube.faults.fail(Fault.FORBIDDEN, "get", SECRET.kind, times=99)
-
-
-def away(bench: Bench) -> None:
-    bench.put_secret("prom", token=WORD)
-    bench.kube.faults.fail(Fault.TIMEOUT, "get", SECRET.kind, times=99)
-
-
-@pytest.mark.parametrize(
-    ("prepare", "reason"),
-    [
-        (without_secret, Reason.SECRET_MISSING),
-        (without_key, Reason.SECRET_MISSING),
-        (with_empty_key, Reason.SECRET_UNUSABLE),
-        (with_line_breaks, Reason.SECRET_UNUSABLE),
-        (with_binary, Reason.SECRET_UNUSABLE),
-        (forbidden, Reason.SECRET_FORBIDDEN),
-        (away, Reason.SECRET_MISSING),
-    ],
-)
-async def test_a_secret_that_cannot_be_used_is_an_error_without_its_text(
-    bench: Bench, prepare: Callable[[Bench], None], reason: Reason
-) -> None:
-    prepare(bench)
-    gate = make_gate(auth=BEARER, maxErrors=1)
-    bench.judge(gate)
-    await asyncio.sleep(31)
-    found = bench.judge(gate)
-    assert (found.verdict, found.reason) == ("Error", reason)
-    assert "prom" in found.message
-    assert WORD not in found.message
-    assert bench.prometheus.asked == []

@@ -16,7 +16,7 @@ from llmrollouts.kube.port import SECRET
 from llmrollouts.metrics.prometheus import PrometheusClient
 from llmrollouts.metrics.prometheus_address import AllowedAddresses
 from llmrollouts.rollout.observation import Gate
-from tests.controller.prometheus_sights import KEY, make_gate, observe
+from tests.controller.prometheus_bench import KEY, make_gate, observe
 from tests.fakes.kube import FakeKube
 from tests.metrics.prometheus_process import start_prometheus
 from tests.metrics.strange_server import StrangeServer
