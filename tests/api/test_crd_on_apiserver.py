@@ -37,7 +37,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 SHARE = "the share of a step is above 0% and at most 100%"
 RISING = "the shares of the canary steps rise from step to step"
 MARGINS = "promotionMargin lies above margin (10% where margin is not given)"
-LATENCY = "a latency lies between 0.1ms, the smallest that is measured, and 1h"
+LATENCY = "a latency lies between 0.1ms, the smallest that is measured, and 2m"
 RATE = "this is a percentage above 0% and below 50%"
 ARGUMENT = "this argument is not allowed: use the typed field"
 VARIABLE = "this variable is not allowed"
@@ -94,7 +94,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "negative promotion margin": (objectives(promotionMargin="-1%"), "a margin is a percentage"),
     "limit below what is measured": (objectives(ttftP99="0.05ms"), LATENCY),
     "limit of nothing": (objectives(tpotP99="0s"), LATENCY),
-    "limit of a day": (objectives(e2eP99="24h"), LATENCY),
+    "limit beyond what is followed": (objectives(e2eP99="121s"), LATENCY),
     "limit without unit": (objectives(ttftP99="350"), LATENCY),
     "negative limit": (objectives(ttftP99="-1s"), LATENCY),
     "first token after the end": (
@@ -268,7 +268,7 @@ ACCEPTED: dict[str, Change] = {
     "every objective": objectives(
         ttftP99="0.1ms",
         tpotP99="40ms",
-        e2eP99="1h",
+        e2eP99="2m",
         errorRate="0.0001%",
         margin="0%",
         promotionMargin="0.0001%",

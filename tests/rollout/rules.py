@@ -12,8 +12,11 @@ def check_plan(made: Plan) -> None:
     if made.traffic is None:
         return
     status = made.status
+    warm = status.warm.revision if status.warm is not None else None
     for told in made.traffic.revisions:
-        if told.revision != status.canary_revision:
+        if status.canary_revision is None and told.revision == warm:
+            assert told.share <= Share.parse("1%"), "the control has more than its share"
+        elif told.revision != status.canary_revision:
             assert not told.share, f"{told.revision} is no canary and has {told.share}"
             assert not told.mirror
     share = made.traffic.share_of(status.canary_revision or "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from llmrollouts.api.status import LLMDeploymentStatus
 from llmrollouts.rollout.observation import Gate, SourceProblem
@@ -11,6 +11,7 @@ from tests.rollout.specs import SHORT_STEPS, make_spec
 from tests.rollout.world import World
 
 Scenario = Callable[[], World]
+Steps = list[dict[str, object]]
 
 
 def serving(world: World | None = None) -> World:
@@ -20,18 +21,23 @@ def serving(world: World | None = None) -> World:
     return world
 
 
-def rolling(world: World | None = None, **strategy: object) -> World:
+def rolling(world: World | None = None, latency: str = "Off", **strategy: object) -> World:
     """<A> serves and the spec names <B>."""
     world = serving(world)
     replicas = world.spec.replicas
-    world.edit(make_spec("two", steps=SHORT_STEPS, replicas=replicas, **strategy))
+    steps = strategy.pop("steps", SHORT_STEPS)
+    world.edit(
+        make_spec("two", steps=cast(Steps, steps), replicas=replicas, latency=latency, **strategy)
+    )
     world.run(lambda w: w.status.canary_revision is not None)
     return world
 
 
-def in_step(index: int, world: World | None = None, **strategy: object) -> World:
+def in_step(
+    index: int, world: World | None = None, latency: str = "Off", **strategy: object
+) -> World:
     """The step with this index runs and its share flows."""
-    world = rolling(world, **strategy)
+    world = rolling(world, latency, **strategy)
     world.run(
         lambda w: (
             w.status.step is not None
@@ -42,9 +48,9 @@ def in_step(index: int, world: World | None = None, **strategy: object) -> World
     return world
 
 
-def promoted(world: World | None = None, **strategy: object) -> World:
+def promoted(world: World | None = None, latency: str = "Off", **strategy: object) -> World:
     """<B> was promoted a moment ago and <A> is warm."""
-    world = rolling(world, **strategy)
+    world = rolling(world, latency, **strategy)
     world.run(lambda w: w.status.warm is not None)
     return world
 
@@ -98,9 +104,91 @@ def two_deaths_of_the_canary() -> World:
 
 
 def failed_gate() -> World:
+    """A gate of the user's own fails; users lose what fails before they are back."""
     world = in_step(1)
-    world.gates = (Gate("latency", "Failed", "Slower", "TTFT p99 612ms, objective 350ms"),)
+    world.failing[world.name("B")] = 0.5
+    world.run(seconds=10)
+    world.gates = (Gate("prometheus/cost", "Failed", "LimitBroken", "2.1 is above 1.5"),)
     return at_rest(world)
+
+
+def good_revision_through_every_gate() -> World:
+    world = promoted(latency="Enforce", rollback_window="5m")
+    world.run(lambda w: w.status.warm is None and not w.status.retiring, seconds=1800)
+    return world
+
+
+def slow_revision_stopped_in_its_shadow() -> World:
+    world = in_step(0, latency="Enforce")
+    world.run(seconds=20)
+    world.latency.say("Failed", "Slower", "TTFT p95 is 2.1 times stable's, on 180 requests")
+    return at_rest(world)
+
+
+def slow_revision_stopped_in_its_canary() -> World:
+    world = in_step(2, latency="Enforce")
+    world.failing[world.name("B")] = 0.2
+    world.run(seconds=20)
+    world.latency.say("Failed", "Slower", "TTFT p95 is 2.1 times stable's, on 180 requests")
+    return at_rest(world)
+
+
+def both_slow_freezes() -> World:
+    world = in_step(2, latency="Enforce")
+    world.latency.say(
+        "Frozen", "ObjectiveMissed", "TTFT p99 is above 350ms for canary and stable", "Proven"
+    )
+    world.run(seconds=120)
+    world.say("resume/1")
+    world.run(seconds=20)
+    world.tell("both are fast again")
+    world.latency.say("Passed", "NoHarm", "no harm seen in 9000 requests", "Proven")
+    world.say("resume/2")
+    world.run(lambda w: w.status.step is not None and w.status.step.index == 3)
+    return world
+
+
+DEADLINES: Final[Steps] = [
+    {"shadow": {"share": "5%", "duration": "1m", "deadline": "5m"}},
+    {"canary": {"share": "5%", "duration": "1m", "deadline": "5m"}},
+    {"canary": {"share": "50%", "duration": "1m", "deadline": "5m"}},
+]
+
+
+def too_few_samples_hold_at_the_deadline() -> World:
+    world = in_step(1, latency="Enforce", steps=DEADLINES)
+    world.latency.say("Inconclusive", "TooFewSamples", "needs 90 more requests, about 3m")
+    world.run(lambda w: w.status.hold is not None, seconds=400)
+    world.run(seconds=60)
+    world.say("resume")
+    world.run(seconds=60)
+    world.latency.say("Passed", "NoHarm", "no harm seen in 900 requests", "Proven")
+    world.run(lambda w: w.status.step is not None and w.status.step.index == 2)
+    return world
+
+
+def too_few_samples_roll_back_at_the_deadline() -> World:
+    world = in_step(1, latency="Enforce", steps=DEADLINES, on_inconclusive="Rollback")
+    world.latency.say("Passed", "NoHarm", "no harm seen in 90 requests", "Collecting")
+    return at_rest(world)
+
+
+def regression_after_the_promotion() -> World:
+    world = promoted(latency="Enforce")
+    world.run(seconds=120)
+    world.latency.say("Failed", "Slower", "TPOT p50 is 1.4 times stable's, on 3000 requests")
+    return at_rest(world)
+
+
+def both_revisions_die_in_an_outage() -> World:
+    world = in_step(2)
+    stable, canary = world.name("A"), world.name("B")
+    world.kill_container(canary)
+    world.kill_container(stable)
+    world.run(seconds=10)
+    world.kill_container(canary)
+    world.run(lambda w: w.status.step is not None and w.status.step.index == 3)
+    return world
 
 
 def lapse_and_return() -> World:
@@ -234,6 +322,14 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         retry_of_a_rejected_revision,
         two_deaths_of_the_canary,
         failed_gate,
+        good_revision_through_every_gate,
+        slow_revision_stopped_in_its_shadow,
+        slow_revision_stopped_in_its_canary,
+        both_slow_freezes,
+        too_few_samples_hold_at_the_deadline,
+        too_few_samples_roll_back_at_the_deadline,
+        regression_after_the_promotion,
+        both_revisions_die_in_an_outage,
         lapse_and_return,
         two_lapses_for_one_cause_hold,
         another_revision_in_mid_rollout,

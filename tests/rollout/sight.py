@@ -25,6 +25,7 @@ def observe(world: World) -> Observation:
             command=world.command,
             command_sequence=world.command_sequence,
             command_applied=world.command_applied,
+            command_at=world.command_at,
         ),
         source=world.source,
         texts={} if world.problem else dict(world.texts),
@@ -34,7 +35,7 @@ def observe(world: World) -> Observation:
         pods=tuple(_see(world, pod) for pod in world.pods),
         config_maps=frozenset(world.config_maps),
         traffic=_see_traffic(world),
-        gates=world.gates,
+        gates=(*world.latency.speak(world), *world.gates),
     )
 
 
@@ -80,7 +81,12 @@ def _see_traffic(world: World) -> TrafficObservation:
             name: (world.now - when).total_seconds() for name, when in world.last_issued.items()
         },
         counts={
-            name: RequestCounts(issued=int(live), mirrored=int(mirrored))
+            name: RequestCounts(
+                issued=int(live),
+                mirrored=int(mirrored),
+                errors=int(live * world.failing.get(name, 0.0)),
+                saved=int(live * world.failing.get(name, 0.0) / 2),
+            )
             for name, (live, mirrored) in world.counts.items()
         },
         recent_live={},

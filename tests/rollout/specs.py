@@ -20,6 +20,7 @@ def make_spec(
     *,
     replicas: int = 4,
     steps: list[dict[str, object]] | None = None,
+    latency: str = "Off",
     **strategy: object,
 ) -> LLMDeploymentSpec:
     given: dict[str, object] = {**strategy}
@@ -30,6 +31,7 @@ def make_spec(
             "replicas": replicas,
             "revision": {"model": {"uri": f"file:///models/{model}"}},
             "strategy": given,
+            "gates": {"latency": {"mode": latency}},
         }
     )
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import get_args
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from llmrollouts.api.share import Share
-from llmrollouts.api.status import LLMDeploymentStatus
+from llmrollouts.api.status import LLMDeploymentStatus, Proof, Verdict
 from llmrollouts.rollout.observation import Gate
+from tests.rollout.latency import LatencyGate
 from tests.rollout.specs import make_spec
 from tests.rollout.world import World
 
@@ -48,6 +50,8 @@ class Rollouts(RuleBasedStateMachine):
         self.replicas = 4
         self.extra: int | None = None
         self.steps = STEPS
+        self.mode = "Enforce"
+        self.outcome = "Hold"
         self.said = 0
         self.jumps = True
 
@@ -58,14 +62,19 @@ class Rollouts(RuleBasedStateMachine):
             steps=self.steps,
             rollback_window="20s",
             max_extra_replicas=self.extra,
+            latency=self.mode,
+            on_inconclusive=self.outcome,
         )
         if spec != self.world.spec:
             self.world.edit(spec)
             self.jumps = True
 
-    @initialize(extra=st.sampled_from([None, 0, 1, 2, 8]))
-    def begin(self, extra: int | None) -> None:
+    @initialize(
+        extra=st.sampled_from([None, 0, 1, 2, 8]), outcome=st.sampled_from(["Hold", "Rollback"])
+    )
+    def begin(self, extra: int | None, outcome: str) -> None:
         self.extra = extra
+        self.outcome = outcome
         self.edit()
 
     def play(self, rounds: int, crash: int | None = None) -> None:
@@ -156,15 +165,58 @@ class Rollouts(RuleBasedStateMachine):
         self.jumps = True
         self.play(1)
 
-    @rule(verdict=st.sampled_from(["Failed", "Inconclusive", "Error", "Passed"]))
-    def a_gate_speaks(self, verdict: str) -> None:
+    @rule(
+        verdict=st.sampled_from(get_args(Verdict)),
+        proof=st.sampled_from(["Proven", "Collecting"]),
+        rounds=st.integers(1, 12),
+    )
+    def the_latency_gate_speaks(self, verdict: Verdict, proof: Proof, rounds: int) -> None:
+        """Only Passed and Proven pass a step by themselves; only Failed rolls back by itself."""
         before = self.world.status
-        self.world.gates = (Gate("latency", verdict, "Reason", "numbers"),)  # type: ignore[arg-type]  # each is one of the four
+        self.world.latency.say(verdict, "Reason", "numbers", proof)
+        self.play(rounds)
+        self.check_evidence(before, verdict, proof)
+        self.world.latency = LatencyGate()
+
+    @rule(rounds=st.integers(1, 12))
+    def the_latency_gate_is_silent(self, rounds: int) -> None:
+        before = self.world.status
+        self.world.latency.silent = True
+        self.play(rounds)
+        self.check_evidence(before, "Inconclusive", "Collecting")
+        self.world.latency = LatencyGate()
+
+    @rule(verdict=st.sampled_from(get_args(Verdict)))
+    def a_gate_of_the_users_speaks(self, verdict: Verdict) -> None:
+        before = self.world.status
+        self.world.gates = (Gate("prometheus/cost", verdict, "Reason", "numbers"),)
         self.play(3)
-        after = self.world.status
-        if verdict != "Passed" and before.canary_revision == after.canary_revision is not None:
-            assert verdict != "Failed" or before.promotion is not None
+        self.check_evidence(before, verdict, "Proven")
         self.world.gates = ()
+
+    @rule(mode=st.sampled_from(["Enforce", "Enforce", "Observe", "Off"]))
+    def the_mode_is_edited(self, mode: str) -> None:
+        self.mode = mode
+        self.edit()
+        self.play(2)
+
+    def check_evidence(self, before: LLMDeploymentStatus, verdict: Verdict, proof: Proof) -> None:
+        after = self.world.status
+        quiet = self.world.command is None and not self.jumps
+        if self.mode != "Enforce" or before.canary_revision is None or before.step is None:
+            return
+        same = before.canary_revision == after.canary_revision
+        if verdict == "Failed" and same and before.attempt is not None and before.attempt.stage:
+            # Users who already have the new revision as their default are past the gate's reach
+            # only when the roles have swapped.
+            assert after.attempt is not None
+            assert after.attempt.number > before.attempt.number, "a failed canary stayed"
+        if same and quiet and after.step is not None and before.promotion is None:
+            passes = verdict == "Passed"
+            assert passes or after.step.index <= before.step.index
+            assert passes or after.promotion is None
+            small = Share.parse(after.step.share) <= Share.parse("5%")
+            assert proof == "Proven" or small or after.step.index <= before.step.index
 
     @invariant()
     def the_proxies_never_exceed_the_committed_step(self) -> None:
@@ -174,8 +226,18 @@ class Rollouts(RuleBasedStateMachine):
         if actual != self.world.programmed:
             return
         for told in actual.revisions:
+            warm = status.warm.revision if status.warm is not None else None
             if told.share:
-                assert told.revision == status.canary_revision
+                assert told.revision in (status.canary_revision, warm)
+            if told.revision == warm and told.revision != status.canary_revision:
+                assert told.share <= Share.parse("1%")
+
+    @invariant()
+    def an_attempt_never_spends_more_than_its_budget(self) -> None:
+        attempt = self.world.status.attempt
+        if attempt is not None:
+            assert 0 < attempt.error_budget <= 0.01
+            assert attempt.level <= attempt.spent <= attempt.error_budget * (1 + 1e-12)
 
     def rests(self) -> bool:
         status = self.world.status
@@ -193,6 +255,7 @@ class Rollouts(RuleBasedStateMachine):
         world = self.world
         world.cut_off = False
         world.gates = ()
+        world.latency = LatencyGate()
         if self.replicas == 1 and self.extra == 0:
             # One worker and no room for another: no rollout is possible, as the status says.
             self.extra = 1

@@ -9,7 +9,6 @@ import pytest
 
 from llmrollouts.api.share import NONE, Share
 from llmrollouts.rollout.effects import ApplyWorkers, DeleteWorkers
-from llmrollouts.rollout.observation import Gate
 from llmrollouts.rollout.plan import plan
 from tests.rollout.scenarios import at_rest, in_step, promoted, rolling, serving
 from tests.rollout.sight import observe
@@ -92,27 +91,6 @@ def test_r04_a_rejected_revision_gets_traffic_only_by_retry() -> None:
     world.run(lambda w: w.status.canary_revision == rejected)
     world.run(seconds=5)
     assert world.records[rejected].rejected is None
-
-
-@pytest.mark.parametrize("verdict", ["Inconclusive", "Error"])
-def test_r05_r08_a_gate_that_cannot_decide_holds_and_never_passes(verdict: str) -> None:
-    world = in_step(1)
-    world.gates = (Gate("latency", verdict, "TooFewSamples", "needs 90 more"),)  # type: ignore[arg-type]  # parametrized
-    world.run(seconds=900)
-    assert world.status.step is not None
-    assert world.status.step.index == 1
-    assert world.status.phase == "Held"
-    assert "needs 90 more" in (world.status.message or "")
-    world.gates = ()
-    world.run(lambda w: w.status.step is not None and w.status.step.index == 2)
-
-
-def test_r06_a_hold_is_promoted_by_hand() -> None:
-    world = in_step(1)
-    world.gates = (Gate("latency", "Inconclusive", "TooFewSamples", "needs 90 more"),)
-    world.run(seconds=200)
-    world.say("promote:{canary}/1")
-    world.run(lambda w: w.status.step is not None and w.status.step.index == 2, seconds=20)
 
 
 def test_r06_promote_full_gets_the_fix_out_when_stable_is_the_bad_one() -> None:

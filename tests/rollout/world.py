@@ -38,6 +38,7 @@ from llmrollouts.rollout.observation import (
     WorkerSet,
 )
 from llmrollouts.rollout.plan import plan
+from tests.rollout.latency import LatencyGate
 from tests.rollout.rules import check_deletion, check_plan
 from tests.rollout.sight import observe
 from tests.rollout.specs import SETTINGS, SHORT_STEPS, START, make_spec
@@ -81,6 +82,7 @@ class World:
         self.command: str | None = None
         self.command_sequence = 0
         self.command_applied = False
+        self.command_at: datetime | None = None
         self.texts: dict[str, str] = {}
         self.problem: SourceProblem | None = None
         self.records: dict[str, RevisionRecord] = {}
@@ -88,6 +90,9 @@ class World:
         self.config_maps: set[str] = set()
         self.pods: list[Pod] = []
         self.gates: tuple[Gate, ...] = ()
+        self.latency = LatencyGate()
+        # The part of a revision's requests that fail; half of them are saved.
+        self.failing: dict[str, float] = {}
         self.rate = rate
         self.start_seconds = start_seconds
         self.gateways = gateways
@@ -375,6 +380,7 @@ class World:
         for name, letter in self.names.items():
             command = command.replace(letter, name)
         self.command = command.replace("{canary}", self.status.canary_revision or "none")
+        self.command_at = self.now
         self.tell(f"command: {self.rename(self.command)}")
 
     def name(self, letter: str) -> str:

@@ -21,7 +21,8 @@ _STEP_SHARE_MESSAGE = (
 )
 
 SMALLEST_LATENCY: Final = "0.1ms"
-LONGEST_LATENCY: Final = "1h"
+# Workers follow a request no longer than that (analysis/policy.py).
+LONGEST_LATENCY: Final = "2m"
 _LATENCY_MESSAGE = (
     f"a latency lies between {SMALLEST_LATENCY}, the smallest that is measured, and "
     f"{LONGEST_LATENCY}, such as 350ms"

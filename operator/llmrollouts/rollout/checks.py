@@ -18,10 +18,15 @@ REASONS: Final = {str(reason): reason for reason in Reason}
 
 @dataclass(frozen=True, slots=True)
 class Objection:
-    """Why something does not happen now, for programs and for people."""
+    """Why something does not happen now, for programs and for people.
+
+    evidence: all else is content, and it is the evidence that does not suffice: the deadline of the
+    step runs for this.
+    """
 
     reason: Reason
     message: str
+    evidence: bool = False
 
 
 Check: TypeAlias = Callable[[LLMDeploymentStatus, Facts], Objection | None]

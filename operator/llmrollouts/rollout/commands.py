@@ -18,6 +18,7 @@ from llmrollouts.api.status import NAME_LENGTH, CommandStatus, LLMDeploymentStat
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.effects import RejectRevision, RemoveCommand
 from llmrollouts.rollout.facts import Facts
+from llmrollouts.rollout.gates import describe, frozen_gate
 from llmrollouts.rollout.observation import Deployment
 from llmrollouts.rollout.revisions import Wanted, make_record, newest_of_source, texts_differ
 from llmrollouts.rollout.rollback import is_rejected, retiring_with, send_back
@@ -118,7 +119,7 @@ def _execute(draft: Draft, facts: Facts, given: str) -> Outcome:
         case "pause":
             return _pause(draft)
         case "resume":
-            return _resume(draft)
+            return _resume(draft, facts)
         case "retry":
             return _retry(draft, facts, command)
         case "refresh":
@@ -134,14 +135,14 @@ def _roll_back(draft: Draft, facts: Facts, command: Command) -> Outcome:
     stable, canary, wanted = status.stable_revision, status.canary_revision, command.revision
     warm = status.warm.revision if status.warm is not None else None
     if sends_canary_back(status, wanted):
-        back = send_back(draft, facts, Reason.COMMANDED, "a person said so", rejects=True)
+        back = _send_back(draft, facts)
         return _done(back, f"all users go back from {canary} to {stable}")
     if canary is None and warm is not None and wanted in (None, warm):
         if facts.ready(warm) == 0:
             return _refuse(
                 draft, Reason.NOTHING_TO_DO, f"no worker of {warm} is ready: users would get none"
             )
-        back = send_back(draft, facts, Reason.COMMANDED, "a person said so", rejects=True)
+        back = _send_back(draft, facts)
         return _done(back, f"all users go back from {stable} to {warm}, which is warm")
     if wanted is None or wanted == stable:
         serving = f"{stable} answers all users" if stable else "nothing serves yet"
@@ -152,6 +153,17 @@ def _roll_back(draft: Draft, facts: Facts, command: Command) -> Outcome:
             "revision is warm; `rollback:<revision>` rolls a stored revision out again",
         )
     return _roll_out_stored(draft, facts, wanted)
+
+
+def _send_back(draft: Draft, facts: Facts) -> Draft:
+    return send_back(
+        draft,
+        facts,
+        Reason.COMMANDED,
+        "a person said so",
+        rejects=True,
+        requested_at=facts.deployment.command_at,
+    )
 
 
 def _roll_out_stored(draft: Draft, facts: Facts, wanted: str) -> Outcome:
@@ -171,7 +183,7 @@ def _roll_out_stored(draft: Draft, facts: Facts, wanted: str) -> Outcome:
         )
     canary = status.canary_revision
     if canary is not None:
-        draft = send_back(draft, facts, Reason.COMMANDED, "a person said so", rejects=True)
+        draft = _send_back(draft, facts)
     draft = replace(
         draft.put(override_revision=wanted, override_source=facts.source_digest), target=wanted
     )
@@ -196,10 +208,18 @@ def _pause(draft: Draft) -> Outcome:
     )
 
 
-def _resume(draft: Draft) -> Outcome:
+def _resume(draft: Draft, facts: Facts) -> Outcome:
     status = draft.status
     if not status.paused and status.hold is None:
         return _refuse(draft, Reason.NOTHING_TO_DO, "the rollout is neither paused nor held")
+    frozen = frozen_gate(status, facts)
+    if status.hold is not None and status.promotion is None and frozen is not None:
+        return _refuse(
+            draft,
+            Reason.GATE_FROZEN,
+            f"{describe(frozen)}; it would be held again at once. `promote:"
+            f"{status.canary_revision}` passes the step, `rollback` ends the rollout",
+        )
     return Outcome(_unblock(draft), True, Reason.RESUMED, "the rollout goes on where it stood")
 
 
@@ -308,10 +328,14 @@ def _pass(draft: Draft, facts: Facts, command: Command) -> Outcome:
 
 def _unblock(draft: Draft) -> Draft:
     """Pause and hold end; causes of a lapse are counted from zero again."""
-    lapse = draft.status.lapse
+    lapse, step = draft.status.lapse, draft.status.step
+    if step is not None and draft.status.hold is not None:
+        # A person who lets a held step go on gives it its deadline again.
+        step = step.model_copy(update={"waited_seconds": 0.0, "waiting_since": None})
     return draft.put(
         paused=False,
         hold=None,
+        step=step,
         lapse=lapse.model_copy(update={"counts": {}}) if lapse is not None else None,
     )
 

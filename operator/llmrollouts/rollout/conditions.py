@@ -5,10 +5,11 @@ They are printed and never read back by a decision. Called by plan() at the end 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from llmrollouts.api.reasons import ConditionType, Reason
 from llmrollouts.api.status import MESSAGE_LENGTH, Condition, LLMDeploymentStatus
+from llmrollouts.rollout.attempt import tried
 from llmrollouts.rollout.bootstrap import why_not_serving
 from llmrollouts.rollout.capacity import carried_share, plan_capacity, returnable_share
 from llmrollouts.rollout.checks import REASONS, Objection, plural
@@ -48,6 +49,9 @@ def observe_conditions(
     if rule is not None:
         found.append(find_route(rule, traffic, facts))
     result = [_carry(old.get(str(each[0])), each, facts) for each in found]
+    measured = _measured(draft.status)
+    if measured is not None:
+        result.append(_carry(old.get(str(ConditionType.MEASURED)), measured, facts))
     rebuilt = _rebuilt(draft, facts)
     if rebuilt is not None:
         result.append(_carry(None, rebuilt, facts))
@@ -114,7 +118,6 @@ def _progressing(draft: Draft, facts: Facts) -> Finding:
             Reason.HELD,
             Reason.NO_ROOM,
             Reason.NOT_READY_IN_TIME,
-            Reason.GATE_INCONCLUSIVE,
             Reason.GATE_ERROR,
         )
         return (kind, "False" if stuck else "True", why.reason, describe_progress(draft, facts))
@@ -266,6 +269,28 @@ def _lapsed(status: LLMDeploymentStatus) -> Finding:
             "after 60s of health" + ("" if status.hold is None else " and a person's `resume`"),
         )
     return (kind, "False", Reason.HEALTHY, "no lapse")
+
+
+# A gate that is only young or short of requests is well.
+_ORDINARY: Final = frozenset(
+    {str(Reason.TOO_FEW_SAMPLES), str(Reason.NOT_PROVEN), str(Reason.NO_HARM)}
+)
+
+
+def _measured(status: LLMDeploymentStatus) -> Finding | None:
+    """None when nothing is judged: then there is nothing to measure."""
+    if tried(status) is None or not status.gates:
+        return None
+    kind = ConditionType.MEASURED
+    for gate in status.gates:
+        told = f"gate {gate.name}: {gate.message}"
+        if gate.reason == Reason.GATE_SILENT:
+            return (kind, "Unknown", Reason.GATE_SILENT, told)
+        ill = gate.verdict == "Inconclusive" and gate.reason not in _ORDINARY
+        if gate.verdict == "Error" or ill:
+            known = REASONS.get(gate.reason, Reason.GATE_ERROR)
+            return (kind, "False", known, f"{told}; nothing advances and nothing is blamed for it")
+    return (kind, "True", Reason.MEASURED, "every gate gets the data that it needs")
 
 
 def _refused(status: LLMDeploymentStatus) -> Finding:

@@ -16,7 +16,7 @@ from llmrollouts.api.labels import ENGINE_PORT
 from llmrollouts.api.reasons import ConditionType
 from llmrollouts.api.settings import OperatorSettings
 from llmrollouts.api.share import NONE, Share
-from llmrollouts.api.spec import LLMDeploymentSpec
+from llmrollouts.api.spec import CanaryStep, LLMDeploymentSpec, ShadowStep
 from llmrollouts.api.spec import Step as SpecStep
 from llmrollouts.rollout.intent import Endpoint, TrafficObservation
 from llmrollouts.rollout.observation import (
@@ -33,15 +33,19 @@ STALE_SECONDS: Final = 15.0
 # A status holds no time of a far century, and nobody keeps GPUs warm for longer than a year.
 LONGEST_WINDOW: Final = 366 * 24 * 3600.0
 
+# A step without a deadline of its own has four times its duration, and at least this.
+SHORTEST_DEADLINE: Final = 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of the strategy, parsed. duration: seconds."""
+    """One step of the strategy, parsed. duration, deadline: seconds."""
 
     kind: Literal["Shadow", "Canary"]
     share: Share
     duration: float
     min_requests: int
+    deadline: float = float("inf")
 
     @property
     def level(self) -> tuple[int, int]:
@@ -177,6 +181,12 @@ class Facts:
         return ""
 
 
+def _deadline(given: ShadowStep | CanaryStep) -> float:
+    if given.deadline is not None:
+        return parse_duration(given.deadline)
+    return max(SHORTEST_DEADLINE, 4 * parse_duration(given.duration))
+
+
 def _parse_step(given: SpecStep) -> Step | None:
     """None for a step that is neither shadow nor canary, which the CRD refuses."""
     if given.canary is not None:
@@ -186,6 +196,7 @@ def _parse_step(given: SpecStep) -> Step | None:
             Share.parse(canary.share),
             parse_duration(canary.duration),
             canary.min_requests,
+            _deadline(canary),
         )
     if given.shadow is not None:
         shadow = given.shadow
@@ -194,5 +205,6 @@ def _parse_step(given: SpecStep) -> Step | None:
             Share.parse(shadow.share),
             parse_duration(shadow.duration),
             shadow.min_requests,
+            _deadline(shadow),
         )
     return None

@@ -12,6 +12,7 @@ from llmrollouts.rollout.capacity import carried_share, plan_capacity, workers_f
 from llmrollouts.rollout.checks import first_objection
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts, read_share
+from llmrollouts.rollout.gates import UNPROVEN_SHARE, begins_small
 from llmrollouts.rollout.provider import copies_requests
 from llmrollouts.rollout.step_checks import RAISE_CHECKS
 
@@ -36,6 +37,9 @@ def granted_share(draft: Draft, facts: Facts) -> Share:
     wanted = read_share(status.step.share) if status.step.kind == "Canary" else NONE
     if status.promotion is None:
         now = min(now, wanted)
+    if begins_small(status, facts) is not None:
+        # Only a rise: what was shown once is not taken back because a gate is silent.
+        wanted = max(now, min(wanted, UNPROVEN_SHARE))
     sizes = plan_capacity(status, facts)
     if sizes.shrinks and ready < sizes.needed:
         # Stable gives its workers up one for one: users follow them one for one.

@@ -13,6 +13,7 @@ from typing import Final
 from llmrollouts.api.reasons import Reason
 from llmrollouts.api.status import LapseStatus, LLMDeploymentStatus, RequestCounter
 from llmrollouts.rollout.checks import Check, Objection, first_objection
+from llmrollouts.rollout.deaths import common_fault
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import STALE_SECONDS, Facts, read_share
 from llmrollouts.rollout.provider import why_unread
@@ -159,4 +160,4 @@ def _stale_evidence(status: LLMDeploymentStatus, facts: Facts) -> Objection | No
     )
 
 
-CAUSES: Final[tuple[Check, ...]] = (_no_ready_canary, _stale_evidence)
+CAUSES: Final[tuple[Check, ...]] = (common_fault, _no_ready_canary, _stale_evidence)

@@ -71,14 +71,16 @@ from datetime import datetime
 from llmrollouts.api.reasons import Reason
 from llmrollouts.api.settings import OperatorSettings
 from llmrollouts.api.status import LLMDeploymentStatus
+from llmrollouts.rollout.attempt import keep_attempt
 from llmrollouts.rollout.bootstrap import start_first
+from llmrollouts.rollout.clock import is_due
 from llmrollouts.rollout.commands import obey
 from llmrollouts.rollout.conditions import observe_conditions
-from llmrollouts.rollout.deaths import count_deaths, describe_deaths, has_failed
+from llmrollouts.rollout.deaths import count_deaths, describe_deaths, first_death, has_failed
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.effects import Effect, Plan
 from llmrollouts.rollout.facts import Facts
-from llmrollouts.rollout.gates import describe, failed_gate
+from llmrollouts.rollout.gates import describe, failed_gate, frozen_gate, note_gates
 from llmrollouts.rollout.lapse import lapse, renews
 from llmrollouts.rollout.observation import Observation
 from llmrollouts.rollout.printing import finish
@@ -111,9 +113,11 @@ def plan(observation: Observation, settings: OperatorSettings, now: datetime, ep
 
 def decide(draft: Draft, before: LLMDeploymentStatus, facts: Facts) -> Draft:
     """Stages 3 to 7. ``before``: the status as it was believed at the round's beginning."""
+    due = is_due(draft.status, facts)
     draft = obey(draft, facts)
     draft = follow_spec(draft, facts)
     draft = count_deaths(draft, facts)
+    draft = note_gates(draft, facts, commits=due)
     draft = judge(draft, facts)
     draft = lapse(draft, facts)
     draft = watch(draft, facts)
@@ -125,6 +129,7 @@ def decide(draft: Draft, before: LLMDeploymentStatus, facts: Facts) -> Draft:
         draft = promote(draft, facts)
     else:
         draft = run_step(draft, facts)
+    draft = keep_attempt(draft, facts, commits=due or draft.again)
     return record_times(retire(draft, facts), facts)
 
 
@@ -162,18 +167,44 @@ def follow_spec(draft: Draft, facts: Facts) -> Draft:
 
 
 def judge(draft: Draft, facts: Facts) -> Draft:
-    """Verdicts on the canary: its second death, then a failed gate."""
+    """Verdicts on the canary: its second death, a failed gate, a frozen one."""
     status = draft.status
     canary = status.canary_revision
     if canary is None:
         return draft
     if has_failed(status, canary):
-        told = describe_deaths(status, facts, canary)
-        return send_back(draft, facts, Reason.WORKER_DIED, told, rejects=True)
-    gate = failed_gate(facts)
+        return send_back(
+            draft,
+            facts,
+            Reason.WORKER_DIED,
+            describe_deaths(status, facts, canary),
+            rejects=True,
+            first_seen_at=first_death(status, facts, canary),
+            detected_at=facts.now,
+        )
+    gate = failed_gate(status, facts)
     if gate is not None:
-        return send_back(draft, facts, Reason.GATE_FAILED, describe(gate), rejects=True)
-    return draft
+        return send_back(
+            draft,
+            facts,
+            Reason.GATE_FAILED,
+            describe(gate),
+            rejects=True,
+            first_seen_at=gate.first_seen_at,
+            detected_at=gate.detected_at,
+        )
+    frozen = frozen_gate(status, facts)
+    if frozen is None or status.hold is not None or status.promotion is not None:
+        # A promotion goes on: where stable is the slow one, it is the way out (R06).
+        return draft
+    hold = (
+        f"{describe(frozen)}; nothing is rolled back, because stable is no better: look at both. "
+        f"`promote:{canary}` passes the step, `rollback` ends the rollout, `resume` goes on once "
+        "the gate is content"
+    )
+    return draft.put(hold=hold).tell(
+        "Warning", Reason.GATE_FROZEN, f"Held: {hold}", revision=canary, at=facts.now
+    )
 
 
 def _complete(draft: Draft, wanted: Wanted, before: LLMDeploymentStatus, facts: Facts) -> Plan:

@@ -20,9 +20,11 @@ from llmrollouts.api.share import ALL
 from llmrollouts.api.status import PromotionStatus, WarmStatus
 from llmrollouts.rollout.capacity import needed_workers, warm_workers
 from llmrollouts.rollout.checks import first_objection
-from llmrollouts.rollout.deaths import describe_deaths, has_failed
+from llmrollouts.rollout.control import hold_control
+from llmrollouts.rollout.deaths import common_fault, describe_deaths, first_death, has_failed
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts
+from llmrollouts.rollout.gates import describe, failed_gate
 from llmrollouts.rollout.grants import grant
 from llmrollouts.rollout.rollback import NO_ROLLOUT, retiring_with, send_back
 from llmrollouts.rollout.step_checks import GROWTH_CHECKS
@@ -157,8 +159,8 @@ def _enter(
 
 
 def watch(draft: Draft, facts: Facts) -> Draft:
-    """After a promotion: back to the warm revision by itself when the new one fails (R15), and
-    the end of the window when it does not."""
+    """After a promotion: back to the warm revision by itself when the new one fails (R15), 1 % on
+    the warm one for the comparison, and the end of the window when it does not fail."""
     status = draft.status
     warm, stable = status.warm, status.stable_revision
     if warm is None or stable is None or status.canary_revision is not None:
@@ -171,11 +173,25 @@ def watch(draft: Draft, facts: Facts) -> Draft:
                 Reason.WORKER_DIED,
                 describe_deaths(status, facts, stable),
                 rejects=True,
+                first_seen_at=first_death(status, facts, stable),
+                detected_at=facts.now,
+            )
+        gate = failed_gate(status, facts)
+        if gate is not None:
+            return send_back(
+                draft,
+                facts,
+                Reason.WATCH_FAILED,
+                f"after its promotion, {describe(gate)}",
+                rejects=True,
+                first_seen_at=gate.first_seen_at,
+                detected_at=gate.detected_at,
             )
         pods = facts.pods(stable)
         if facts.ready(stable) == 0 and facts.replicas > 0:
-            # A lost node says nothing about the revision: it may try again from the first step.
-            blamed = any(not pod.excused for pod in pods)
+            # A lost node says nothing about the revision, nor does what killed both: it may try
+            # again from the first step.
+            blamed = any(not pod.excused for pod in pods) and common_fault(status, facts) is None
             return send_back(
                 draft,
                 facts,
@@ -184,7 +200,7 @@ def watch(draft: Draft, facts: Facts) -> Draft:
                 rejects=blamed,
             )
     if facts.now < warm.until or facts.ready(stable) < facts.replicas:
-        return draft
+        return hold_control(draft, facts)
     return end_window(draft, facts, "its rollback window is over")
 
 

@@ -12,14 +12,16 @@ import math
 from typing import Any
 
 from llmrollouts.api.reasons import Reason
-from llmrollouts.api.share import ALL
+from llmrollouts.api.share import ALL, NONE, WHOLE, Share
 from llmrollouts.api.status import (
+    AttemptStatus,
     LLMDeploymentStatus,
     RequestCounter,
     RetiringStatus,
     StepStatus,
     WarmStatus,
 )
+from llmrollouts.rollout.control import CONTROL_SHARE
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts, read_share
 
@@ -66,6 +68,8 @@ def _agree(status: LLMDeploymentStatus, facts: Facts) -> LLMDeploymentStatus:
         status.warm.revision not in living or status.warm.revision in (stable, canary)
     ):
         changes["warm"] = None
+    changes["warm"] = _sound_warm(changes["warm"], canary)
+    changes["attempt"] = _sound_attempt(status.attempt)
     warm = changes["warm"].revision if changes["warm"] is not None else None
     seen: set[str] = set()
     retiring: list[RetiringStatus] = []
@@ -92,6 +96,30 @@ def _agree(status: LLMDeploymentStatus, facts: Facts) -> LLMDeploymentStatus:
     return status.model_copy(update=changes)
 
 
+def _sound_warm(warm: WarmStatus | None, canary: str | None) -> WarmStatus | None:
+    """Its share is the control's, and nothing beside a canary."""
+    if warm is None or not (warm.share or warm.shadow_share):
+        return warm
+    share = min(read_share(warm.share), CONTROL_SHARE) if canary is None else NONE
+    mirror = min(read_share(warm.shadow_share), Share(WHOLE - share.ppm)) if share else NONE
+    return warm.model_copy(update={"share": str(share), "shadow_share": str(mirror)})
+
+
+def _sound_attempt(attempt: AttemptStatus | None) -> AttemptStatus | None:
+    """A budget that is none is no attempt: a new one begins, with a budget of its own."""
+    if attempt is None:
+        return None
+    sound = (
+        0 < attempt.error_budget < 0.5
+        and 0 <= attempt.spent <= attempt.error_budget * (1 + 1e-12)
+        and 0 <= attempt.level <= attempt.error_budget
+        and attempt.number >= 0
+        and min(attempt.errors.total, attempt.errors.base) >= 0
+        and min(attempt.saved.total, attempt.saved.base) >= 0
+    )
+    return attempt if sound else None
+
+
 def _sound_step(status: LLMDeploymentStatus, facts: Facts) -> dict[str, Any]:
     step = status.step
     if step is None or read_share(step.share).ppm <= 0:
@@ -105,8 +133,14 @@ def _sound_step(status: LLMDeploymentStatus, facts: Facts) -> dict[str, Any]:
     counter = step.counter
     if counter.total < 0 or counter.base < 0:
         counter = RequestCounter(source=counter.source)
+    waited = step.waited_seconds if math.isfinite(step.waited_seconds) else 0.0
     sound = step.model_copy(
-        update={"index": max(-1, step.index), "held_seconds": max(0.0, held), "counter": counter}
+        update={
+            "index": max(-1, step.index),
+            "held_seconds": max(0.0, held),
+            "waited_seconds": max(0.0, waited),
+            "counter": counter,
+        }
     )
     ceiling = ALL if status.promotion is not None else read_share(step.share)
     if status.promotion is None and step.kind == "Shadow":

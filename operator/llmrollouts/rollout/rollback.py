@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from llmrollouts.api.reasons import Reason
 from llmrollouts.api.status import LLMDeploymentStatus, RetiringStatus, RollbackStatus
+from llmrollouts.rollout.attempt import losses
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.effects import Effect, RejectRevision
 from llmrollouts.rollout.facts import Facts
@@ -43,11 +44,22 @@ def retiring_with(
     return [*others, RetiringStatus(revision=revision, since=now)]
 
 
-def send_back(draft: Draft, facts: Facts, reason: Reason, message: str, *, rejects: bool) -> Draft:
+def send_back(
+    draft: Draft,
+    facts: Facts,
+    reason: Reason,
+    message: str,
+    *,
+    rejects: bool,
+    requested_at: datetime | None = None,
+    first_seen_at: datetime | None = None,
+    detected_at: datetime | None = None,
+) -> Draft:
     """Every user back: from the canary to stable, or from a just promoted revision to the warm one.
 
     rejects: the revision taken out gets no traffic again until `retry`. Without a canary and a
     warm revision there is nowhere to go and the draft is returned as it is.
+    requested_at: when a person asked; first_seen_at, detected_at: of a fault.
     """
     status = draft.status
     bad: str | None
@@ -71,8 +83,13 @@ def send_back(draft: Draft, facts: Facts, reason: Reason, message: str, *, rejec
                 to=good,
                 reason=str(reason),
                 message=message,
+                requested_at=_not_later(requested_at, facts),
+                first_seen_at=_not_later(first_seen_at, facts),
+                detected_at=_not_later(detected_at, facts),
                 decided_at=facts.now,
+                cut_streams=_cut_streams(facts),
                 rejects=rejects,
+                **losses(bad, status, facts),
             ),
         }
     )
@@ -175,4 +192,21 @@ def record_times(draft: Draft, facts: Facts) -> Draft:
     if quiet is None or quiet < QUIET_SECONDS:
         return draft
     when = facts.now - timedelta(seconds=quiet)
-    return draft.put(last_rollback=last.model_copy(update={"last_canary_request_at": when}))
+    # Requests that were on their way at the decision have ended since.
+    ended = {"last_canary_request_at": when, **losses(last.revision, draft.status, facts)}
+    return draft.put(last_rollback=last.model_copy(update=ended))
+
+
+def _not_later(then: datetime | None, facts: Facts) -> datetime | None:
+    """Clocks of other machines may be ahead of ours; an effect never comes before its cause."""
+    return None if then is None else min(then, facts.now)
+
+
+def _cut_streams(facts: Facts) -> int | None:
+    """Answers that ended too early, as far as a gate counts them."""
+    counted = [
+        gate.numbers.cut_streams
+        for gate in facts.observation.gates
+        if gate.numbers is not None and gate.numbers.cut_streams is not None
+    ]
+    return max(counted, default=None)

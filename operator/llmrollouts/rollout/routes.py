@@ -34,8 +34,16 @@ def route(status: LLMDeploymentStatus, facts: Facts) -> DeploymentTraffic:
                 fallback=stable,
             )
         )
-    if warm is not None:
-        revisions.append(RevisionTraffic(warm, facts.endpoints(warm), fallback=stable))
+    if status.warm is not None:
+        revisions.append(
+            RevisionTraffic(
+                status.warm.revision,
+                facts.endpoints(status.warm.revision),
+                share=read_share(status.warm.share),
+                mirror=read_share(status.warm.shadow_share),
+                fallback=stable,
+            )
+        )
     revisions.extend(
         RevisionTraffic(
             leaving.revision, facts.endpoints(leaving.revision), NONE, NONE, fallback=stable

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from llmrollouts.api.reasons import Reason
 from llmrollouts.api.status import DeathStatus
+from llmrollouts.rollout.attempt import begin_attempt
 from llmrollouts.rollout.checks import Objection
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts
@@ -67,19 +68,23 @@ def begin_rollout(draft: Draft, facts: Facts) -> Draft:
     target = draft.target or ""
     if draft.status.warm is not None:
         draft = end_window(draft, facts, f"{target} needs the room")
-    return draft.put(
-        **{
-            **NO_ROLLOUT,
-            "canary_revision": target,
-            "step": first_step(facts),
-            "share": "0%",
-            "shadow_share": "0%",
-            "deaths": DeathStatus(revision=target),
-        }
-    ).tell(
-        "Normal",
-        Reason.ROLLOUT_STARTED,
-        f"Rollout of {target} against {draft.status.stable_revision} began",
-        revision=target,
-        at=facts.now,
+    return (
+        begin_attempt(draft, facts, target)
+        .put(
+            **{
+                **NO_ROLLOUT,
+                "canary_revision": target,
+                "step": first_step(facts),
+                "share": "0%",
+                "shadow_share": "0%",
+                "deaths": DeathStatus(revision=target),
+            }
+        )
+        .tell(
+            "Normal",
+            Reason.ROLLOUT_STARTED,
+            f"Rollout of {target} against {draft.status.stable_revision} began",
+            revision=target,
+            at=facts.now,
+        )
     )

@@ -6,6 +6,7 @@ and never change anything. Used by steps, grants, promotion and the printed summ
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Final
 
 from llmrollouts.api.duration import format_duration
@@ -13,10 +14,10 @@ from llmrollouts.api.reasons import Reason
 from llmrollouts.api.status import LLMDeploymentStatus
 from llmrollouts.rollout.capacity import plan_capacity
 from llmrollouts.rollout.checks import REASONS, Check, Objection, first_objection, plural
-from llmrollouts.rollout.clock import elapsed, flows, requests
+from llmrollouts.rollout.clock import elapsed, flows, requests, waited
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts, Step, read_share
-from llmrollouts.rollout.gates import gates_pass
+from llmrollouts.rollout.gates import begins_small, describe_gates, gates_pass, is_proven
 from llmrollouts.rollout.lapse import HEALTHY_AFTER
 from llmrollouts.rollout.provider import rule_of, why_unread
 
@@ -54,6 +55,10 @@ def describe_progress(draft: Draft, facts: Facts) -> str:
     parts = [told, *_describe_counts(status, facts)]
     if why is not None and why.reason != Reason.STEP_RUNNING:
         parts.append(why.message)
+    elif (gates := describe_gates(status, facts)) is not None:
+        parts.append(gates)
+    if why is not None and why.evidence:
+        parts.append(_describe_deadline(status, facts))
     following = facts.steps[step.index + 1 : step.index + 2]
     parts.append(f"next: {following[0].share}" if following else "next: promotion")
     return "; ".join(parts)
@@ -68,6 +73,17 @@ def _describe_counts(status: LLMDeploymentStatus, facts: Facts) -> list[str]:
     if not facts.traffic.counts_requests:
         counted = "requests are not counted"
     return [f"{format_duration(held)} of {format_duration(running.duration)}, {counted}"]
+
+
+def _describe_deadline(status: LLMDeploymentStatus, facts: Facts) -> str:
+    """Until when the evidence may come, and what happens then."""
+    running = _running(status, facts)
+    left = max(0.0, running.deadline - waited(status, facts)) if running is not None else 0.0
+    outcome = facts.spec.strategy.on_inconclusive
+    then = "the rollout is held" if outcome == "Hold" else "the revision is rolled back"
+    # Rounded up to the minute, so that the text changes as seldom as its meaning.
+    by = facts.now + timedelta(seconds=left + 59)
+    return f"without it {then} at {by:%Y-%m-%d %H:%MZ}"
 
 
 def describe_requests(status: LLMDeploymentStatus, facts: Facts) -> str:
@@ -176,7 +192,11 @@ def _enough_requests(status: LLMDeploymentStatus, facts: Facts) -> Objection | N
         if rate > 0
         else "and none arrives now"
     )
-    return Objection(Reason.WAITING_FOR_REQUESTS, f"needs {plural(missing, 'more request')}, {eta}")
+    return Objection(
+        Reason.WAITING_FOR_REQUESTS,
+        f"needs {plural(missing, 'more request')}, {eta}",
+        evidence=True,
+    )
 
 
 def _request_rate(status: LLMDeploymentStatus, facts: Facts) -> float:
@@ -209,10 +229,12 @@ STEP_CHECKS: Final[tuple[Check, ...]] = (
     _not_lapsed,
     _capacity_is_ready,
     _evidence_is_fresh,
+    begins_small,
     _share_flows,
     _held_long_enough,
     _enough_requests,
     gates_pass,
+    is_proven,
 )
 # What must be so before a promotion grows into its next stage.
 GROWTH_CHECKS: Final[tuple[Check, ...]] = (

@@ -12,7 +12,8 @@ from dataclasses import replace
 from llmrollouts.api.duration import format_duration
 from llmrollouts.api.reasons import Reason
 from llmrollouts.api.status import LLMDeploymentStatus, PromotionStatus, StepStatus
-from llmrollouts.rollout.clock import count, elapsed
+from llmrollouts.rollout.clock import count, elapsed, wait
+from llmrollouts.rollout.deadline import is_over, meet_deadline
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts, Step, read_share
 from llmrollouts.rollout.grants import grant
@@ -27,9 +28,12 @@ def run_step(draft: Draft, facts: Facts) -> Draft:
         # An edit may lower the share and never raises it; the next round goes on from there.
         return replace(_lower(moved), again=True)
     draft = grant(draft, facts)
-    draft = count(draft, facts)
+    draft = wait(count(draft, facts), facts)
     step = draft.status.step
-    if step is None or waiting(draft, facts) is not None:
+    why = waiting(draft, facts)
+    if step is not None and why is not None and is_over(draft, why, facts):
+        return meet_deadline(draft, why, facts)
+    if step is None or why is not None:
         return draft
     return pass_step(
         draft,

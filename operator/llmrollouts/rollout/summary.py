@@ -10,7 +10,7 @@ from llmrollouts.api.status import LLMDeploymentStatus, Phase
 from llmrollouts.rollout.bootstrap import why_not_serving
 from llmrollouts.rollout.checks import plural
 from llmrollouts.rollout.draft import Draft
-from llmrollouts.rollout.facts import Facts
+from llmrollouts.rollout.facts import Facts, read_share
 from llmrollouts.rollout.revisions import Wanted
 from llmrollouts.rollout.start import why_not_started
 from llmrollouts.rollout.step_checks import describe_progress, waiting
@@ -62,9 +62,10 @@ def _warm(status: LLMDeploymentStatus) -> str:
     warm = status.warm
     if warm is None:
         return ""
+    control = f" and answers {warm.share} for the comparison" if read_share(warm.share) else ""
     return (
-        f"; {warm.revision} is warm until {warm.until:%Y-%m-%d %H:%M:%SZ}, `rollback` goes back "
-        "at once"
+        f"; {warm.revision} is warm until {warm.until:%Y-%m-%d %H:%M:%SZ}{control}, `rollback` "
+        "goes back at once"
     )
 
 
@@ -92,8 +93,6 @@ def _rolling(draft: Draft, facts: Facts) -> tuple[Phase, str]:
     if why is not None and why.reason in (
         Reason.NO_ROOM,
         Reason.NOT_READY_IN_TIME,
-        Reason.GATE_INCONCLUSIVE,
-        Reason.GATE_ERROR,
     ):
         return ("Held", message)
     return ("Promoting" if status.promotion is not None else "Progressing", message)

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from llmrollouts.rollout.clock import elapsed
+from llmrollouts.rollout.control import wants_control
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts
 from llmrollouts.rollout.intent import DeploymentTraffic
@@ -35,6 +36,8 @@ def wake_after(
     if status.canary_revision is not None or status.retiring:
         due.append(ROLLING)
     if any(told.share or told.mirror for told in traffic.revisions):
+        due.append(ROLLING)
+    if wants_control(status, facts):
         due.append(ROLLING)
     seen = facts.traffic
     if seen.programmed != traffic or not seen.settled:
