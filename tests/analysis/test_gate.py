@@ -102,6 +102,14 @@ def test_a_stall_of_the_only_canary_worker_is_tolerated(rate: float) -> None:
     assert made == 0
 
 
+def test_a_stall_under_heavy_traffic_does_not_move_the_band_either() -> None:
+    """Over a thousand requests of one stall are one event, not a thousand."""
+    stage = make_stage(FIRST_TOKEN, canary_workers=1)
+    arms = Arms(stage, 425.0, 1700.0, lambda second, times: times * (4 if second < 3 else 1))
+    _, state, decided = run(arms, 60)
+    assert decided is None, state.decided
+
+
 def test_a_lasting_slowness_of_the_same_size_is_not_tolerated() -> None:
     """So the test above does not pass for want of power."""
     stage = make_stage(FIRST_TOKEN, canary_workers=1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmrollouts.analysis.counts import Counts, Metric, Stream
-from llmrollouts.analysis.gate import Gate
+from llmrollouts.analysis.gate import Gate, start_state
 from llmrollouts.analysis.grid import BOUNDS, BUCKETS, bucket_of
 from llmrollouts.analysis.policy import Policy
 from llmrollouts.analysis.stage import (
@@ -122,6 +123,13 @@ def test_the_levels_of_all_metrics_add_up_to_the_stage_and_no_more() -> None:
     levels = Gate(stage).levels
     assert sum(levels.values()) == pytest.approx(0.002)
     assert {"ks:ttft", "tpotP99", "errorRate"} <= set(levels)
+
+
+@pytest.mark.parametrize("metric", ["ttft", "e2e", "errors", "refusals", "connections"])
+def test_the_tests_of_one_metric_share_its_level_and_no_more(metric: str) -> None:
+    runs = start_state(make_stage()).runs
+    weights = [math.exp(run.log_e) for name, run in runs.items() if name.split(":")[0] == metric]
+    assert sum(weights) == pytest.approx(1.0)
 
 
 def test_a_stage_survives_json_exactly() -> None:

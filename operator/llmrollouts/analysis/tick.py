@@ -20,7 +20,6 @@ from llmrollouts.analysis.ledger import GateState, History, Run
 # Not needed for validity: nobody would believe a rollback for latency on fewer requests.
 MIN_CANARY_REQUESTS: Final = 20
 TOLERATED_STALL: Final = 5  # ticks; the cap of the e-process tolerates as many
-FIRST_BAND_TICK: Final = 30
 EMPTY: Final = Cell(0, 0, 0, 0)
 _LEAST: Final = 1e-300
 
@@ -92,7 +91,7 @@ class Tick:
         """
         name = band_name(metric)
         run = self.runs[self.rules.tests[metric.value].runs[0]]
-        if name in self.decided or run.wealth.ticks < FIRST_BAND_TICK:
+        if name in self.decided:
             return
         excess = ks_excess(self.totals[metric.value], self.rules.levels[name])
         if excess > TOLERATED_STALL / run.wealth.ticks:
