@@ -38,3 +38,9 @@ class LateAnswer(Failure):
     """The operator did not answer in time. What was asked may still happen."""
 
     exit_code = TIMED_OUT
+
+
+class BadInput(Failure):
+    """A file that was given cannot be used; the message names the place."""
+
+    exit_code = 2

@@ -7,103 +7,28 @@ picture.py and screen.py show.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from difflib import get_close_matches
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
 
 from llmrollouts import __version__
 from llmrollouts.api.command import NEEDS_REVISION, Command, Verb
 from llmrollouts.api.deployment import read_status
 from llmrollouts.api.manifest import Manifest
-from llmrollouts.cli.cluster import Cluster, KubeCluster, list_items, list_path, object_path
+from llmrollouts.cli.cluster import list_items, list_path
 from llmrollouts.cli.failure import Failure, Missing
-from llmrollouts.cli.orders import Answer, Clock, find_target, give
+from llmrollouts.cli.orders import Answer, find_target, give
 from llmrollouts.cli.past import draw_history, read_records
 from llmrollouts.cli.picture import Picture, fetch, gather
+from llmrollouts.cli.replay import replay_command
 from llmrollouts.cli.report import report_answer, report_history, report_picture
 from llmrollouts.cli.screen import describe_rollback, draw, draw_list
-
-F = TypeVar("F", bound=Callable[..., Any])
+from llmrollouts.cli.session import F, Session, Target, cluster_options, make_target
 
 _WATCH_EVERY: Final = 1.0  # seconds
-
-
-@dataclass
-class Session:
-    """One call of the program. Tests put their own cluster, clock and consoles here."""
-
-    connect: Callable[[str | None, str | None], Cluster] = KubeCluster
-    clock: Clock = field(default_factory=Clock)
-    out: Console = field(default_factory=lambda: Console(highlight=False))
-    err: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
-
-    def print_json(self, value: object) -> None:
-        self.out.print_json(json.dumps(value))
-
-    def show(self, what: RenderableType) -> None:
-        self.out.print(what)
-
-
-@dataclass(frozen=True)
-class Target:
-    """Which object a command is about, and how its result is printed."""
-
-    session: Session
-    cluster: Cluster
-    namespace: str
-    as_json: bool
-
-    def find(self, name: str) -> Manifest:
-        """The LLMDeployment; a wrong name is answered with similar ones."""
-        try:
-            return self.cluster.get(object_path(self.namespace, name))
-        except Missing as missing:
-            raise self._suggest(name) from missing
-
-    def _suggest(self, name: str) -> Failure:
-        # Raises the clearer failure when the whole kind is missing.
-        there = list_items(self.cluster, list_path(self.namespace), {})
-        names = sorted(str(i["metadata"]["name"]) for i in there)
-        similar = get_close_matches(name, names, n=3, cutoff=0.5)
-        if similar:
-            advice = f"Did you mean {' or '.join(similar)}?"
-        elif names:
-            advice = f"There are: {', '.join(names[:10])}"
-        else:
-            advice = f"There is none in namespace {self.namespace}; all: kubectl llm list -A"
-        return Missing(
-            f"There is no LLMDeployment {name!r} in namespace {self.namespace!r}.", advice
-        )
-
-
-def _options(command: F) -> F:
-    for option in (
-        click.option("--context", help="The kubeconfig's context."),
-        click.option("--kubeconfig", help="The kubeconfig file.", metavar="FILE"),
-        click.option(
-            "-o", "--output", type=click.Choice(["text", "json"]), default="text",
-            show_default=True, help="For people or for programs.",
-        ),
-        click.option("-n", "--namespace", help="Default: that of the kubeconfig's context."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def _target(
-    ctx: click.Context, namespace: str | None, output: str, kubeconfig: str | None,
-    context: str | None,
-) -> Target:  # fmt: skip
-    session: Session = ctx.obj
-    cluster = session.connect(kubeconfig, context)
-    return Target(session, cluster, namespace or cluster.namespace, output == "json")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -120,11 +45,11 @@ def cli(ctx: click.Context) -> None:
 @cli.command()
 @click.argument("name")
 @click.option("-w", "--watch", is_flag=True, help="Draw it anew each second until Ctrl-C.")
-@_options
+@cluster_options
 @click.pass_context
 def status(ctx: click.Context, /, name: str, watch: bool, **options: Any) -> None:
     """Show one rollout: who answers the users, which step, what it waits for."""
-    target = _target(ctx, **options)
+    target = make_target(ctx, **options)
     if not watch:
         picture = gather(target.cluster, target.find(name), target.session.clock.now())
         _print_picture(target, picture)
@@ -161,11 +86,11 @@ def _watch(target: Target, name: str) -> None:
 
 @cli.command(name="list")
 @click.option("-A", "--all-namespaces", is_flag=True, help="Of all namespaces.")
-@_options
+@cluster_options
 @click.pass_context
 def list_deployments(ctx: click.Context, /, all_namespaces: bool, **options: Any) -> None:
     """One line for each LLMDeployment."""
-    target = _target(ctx, **options)
+    target = make_target(ctx, **options)
     scope = None if all_namespaces else target.namespace
     items = list_items(target.cluster, list_path(scope), {})
     now = target.session.clock.now()
@@ -181,11 +106,11 @@ def list_deployments(ctx: click.Context, /, all_namespaces: bool, **options: Any
 
 @cli.command()
 @click.argument("name")
-@_options
+@cluster_options
 @click.pass_context
 def history(ctx: click.Context, /, name: str, **options: Any) -> None:
     """The stored revisions and what happened to them."""
-    target = _target(ctx, **options)
+    target = make_target(ctx, **options)
     picture = gather(target.cluster, target.find(name), target.session.clock.now())
     records = read_records(target.cluster, picture)
     if target.as_json:
@@ -203,7 +128,7 @@ def _order(command: F) -> F:
         ),
     ):  # fmt: skip
         command = option(command)
-    return _options(command)
+    return cluster_options(command)
 
 
 @cli.command()
@@ -278,7 +203,7 @@ def _give(
     ctx: click.Context, verb: Verb, *, name: str, revision: str | None, no_wait: bool,
     timeout: float, **options: Any,
 ) -> None:  # fmt: skip
-    target = _target(ctx, **options)
+    target = make_target(ctx, **options)
     manifest = target.find(name)
     command = Command(verb, revision or _fill_in(target, manifest, verb))
     answer = give(
@@ -326,6 +251,9 @@ def _tell(session: Session, answer: Answer) -> None:
             markup=False, soft_wrap=True,
         )  # fmt: skip
         session.out.print(describe_rollback(answer.rollback), markup=False, soft_wrap=True)
+
+
+cli.add_command(replay_command)
 
 
 def run(arguments: list[str] | None = None, session: Session | None = None) -> int:
