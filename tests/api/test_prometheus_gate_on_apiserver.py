@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.api.manifests import Applier, make_manifest, spec
-from tests.apiserver import ApiServer
+from tests.apiserver import REPOSITORY, ApiServer
 
 pytestmark = pytest.mark.apiserver
 
@@ -54,6 +55,17 @@ def apply(applier: Applier, *gates: dict[str, Any]) -> tuple[int, str]:
 )
 def test_what_makes_sense_is_taken(applier: Applier, gate: dict[str, Any]) -> None:
     assert apply(applier, gate) == (201, "")
+
+
+def test_the_example_of_the_docs_is_taken(applier: Applier) -> None:
+    page = (REPOSITORY / "docs" / "prometheus-gates.md").read_text(encoding="utf-8")
+    example = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
+    gates = example["spec"]["gates"]["prometheus"]
+    assert len(gates) == 2
+    assert apply(applier, *gates) == (201, "")
+    auth = yaml.safe_load(page.split("```yaml\n")[2].split("```")[0].replace("# or:", ""))["auth"]
+    bearer = {"bearerTokenSecretRef": auth.pop("bearerTokenSecretRef"), "tls": auth["tls"]}
+    assert apply(applier, make_gate(auth=auth), make_gate(name="b", auth=bearer)) == (201, "")
 
 
 def test_sixteen_gates_are_taken_and_seventeen_are_not(applier: Applier) -> None:

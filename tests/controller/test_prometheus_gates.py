@@ -210,6 +210,21 @@ async def test_an_edit_holds_from_the_next_step_on(bench: Bench) -> None:
     assert bench.judge(edited).verdict == "Failed"
 
 
+async def test_a_new_gate_begins_at_once_and_a_removed_one_stays_for_the_step(
+    bench: Bench,
+) -> None:
+    bench.judge()
+    await asyncio.sleep(31)
+    found = bench.gates.judge(observe(make_gate(name="other")))
+    assert [(gate.name, gate.verdict) for gate in found] == [
+        ("prometheus/cost", "Passed"),
+        ("prometheus/other", "Inconclusive"),
+    ]
+    await asyncio.sleep(31)
+    found = bench.gates.judge(observe(make_gate(name="other")))
+    assert {gate.verdict for gate in found} == {"Passed"}
+
+
 async def test_a_gate_in_error_takes_an_edit_at_once(bench: Bench) -> None:
     bench.prometheus.answers = [
         Unanswered(Reason.QUERY_INVALID, "parse error", lasting=True),

@@ -6,8 +6,9 @@ Each gate of a running step is asked in the background; ``judge`` only reads wha
 amount to (metrics/prometheus_verdict) and never waits, so a slow Prometheus delays neither a round
 nor a rollback of another gate. A gate is asked first one interval after requests began to flow in
 a step: what it says then is about this step. While nothing flows it is not asked and says
-Inconclusive; an answer older than three intervals is an Error. An edit of the gates holds from the
-next step on, except that a gate in Error takes it at once: how else could a query be mended.
+Inconclusive; an answer older than three intervals is an Error. A new gate begins at once; an edit
+of one, or its removal, holds from the next step on, except that a gate in Error takes it at once:
+how else could a query be mended.
 After the promotion the gates with a limit go on until the rollback window ends. Only the leader
 asks. Called by controller/observe in each round.
 """
@@ -104,11 +105,11 @@ class PrometheusGates:
         wanted = {gate.name: gate for gate in gates}
         for name, asking in tuple(series.asking.items()):
             gate = wanted.get(name)
-            if asking.gate == gate or asking.judge().verdict != "Error":
-                continue
-            asking.stop()
-            del series.asking[name]
-            if gate is not None:
+            if asking.gate != gate and asking.judge().verdict == "Error":
+                asking.stop()
+                del series.asking[name]
+        for name, gate in wanted.items():
+            if name not in series.asking:
                 series.add(self._start(key, deployment, series.stage, gate, series.turn))
 
     def _start(

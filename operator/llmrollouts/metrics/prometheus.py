@@ -3,8 +3,8 @@
 prometheus-api-client waits where it asks, so each evaluation runs in a thread of its own pool, at
 most ``THREADS`` at once and ``PER_HOST`` for one Prometheus (one that hangs must not use up the
 threads of the others). When the time is over the connection is cut, which frees the thread also
-when the other side sends a byte now and then for ever. The library and what it needs (19 MiB) are
-loaded in the thread, at the first question: an operator without such gates never loads them.
+when the other side sends a byte now and then for ever. The library is loaded in the thread, at the
+first question: an operator without such gates never loads it.
 It decides nothing about a gate. Called by controller/prometheus_gates.
 """
 
