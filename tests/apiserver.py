@@ -36,6 +36,7 @@ from cryptography.x509.oid import NameOID
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CRD_FILE = REPOSITORY / "crds" / "llmdeployments.llmrollouts.dev.yaml"
+ROUTE_CRD_FILE = "gateway.networking.k8s.io_httproutes.yaml"
 START_SECONDS = 90.0
 STOP_SECONDS = 20.0
 
@@ -106,7 +107,14 @@ class ApiServer:
 
     def install_crd(self) -> None:
         """Create the CRD, or replace it where it is there, and wait until it is served."""
-        manifest = yaml.safe_load(CRD_FILE.read_text(encoding="utf-8"))
+        self._install(CRD_FILE)
+
+    def install_route_crd(self) -> None:
+        """The same for the Gateway API's own HTTPRoute, as its project publishes it."""
+        self._install(Path(_find_program(ROUTE_CRD_FILE, os.R_OK)))
+
+    def _install(self, file: Path) -> None:
+        manifest = yaml.safe_load(file.read_text(encoding="utf-8"))
         name = manifest["metadata"]["name"]
         path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
         answer = self.request("POST", path, manifest)
@@ -258,12 +266,17 @@ def _wait_for(done: Any, seconds: float, what: str) -> None:
 
 
 def _find_apiserver() -> str:
+    return _find_program("kube-apiserver", os.X_OK)
+
+
+def _find_program(name: str, access: int) -> str:
+    """What `make setup` puts into the cache."""
     folder = os.environ.get("LLMR_KUBE_BIN")
     if not folder:
         caches = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
         folder = os.path.join(os.environ.get("LLMR_CACHE") or f"{caches}/llm-rollouts", "bin")  # noqa: PTH118
-    program = Path(folder) / "kube-apiserver"
-    if not os.access(program, os.X_OK):
+    program = Path(folder) / name
+    if not os.access(program, access):
         raise MissingProgram(f"{program} is missing: run `make setup`")
     return str(program)
 

@@ -1,12 +1,14 @@
 """The cluster's programs, built from Go modules into the cache, in folders named by their inputs.
 
 It decides when a build is needed (the folder does not exist) and never uses a program that
-happens to be installed. `up` and the tests that start an API server of their own call it.
+happens to be installed. `up` and the tests that start an API server of their own call it. Beside
+the programs: the HTTPRoute's own CustomResourceDefinition, from the Gateway API's Go module.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -21,6 +23,10 @@ from e2e.cluster.steps import CannotContinueError, run, step
 
 KUBERNETES = "v1.35.3"
 COREDNS = "v1.14.1"
+GATEWAY_API = "v1.4.0"
+# Of the module, as a go.sum would have it: what is downloaded must be this.
+GATEWAY_API_SUM = "h1:ZwlNM6zOHq0h3WUX2gfByPs2yAEsy/EenYJB78jpQfQ="
+HTTP_ROUTE_CRD = "gateway.networking.k8s.io_httproutes.yaml"
 OLDEST_GO = (1, 26)
 KUBERNETES_PROGRAMS = (
     "kube-apiserver",
@@ -73,6 +79,13 @@ def list_builds() -> tuple[Build, ...]:
             hash_inputs(_HERE, [pause]),
             "seconds",
             lambda out: _go(["build", "-o", str(out / "pause"), "."], cwd=pause),
+        ),
+        Build(
+            "gateway-api",
+            (HTTP_ROUTE_CRD,),
+            hash_inputs(_HERE, [], f"{GATEWAY_API} {GATEWAY_API_SUM}"),
+            "seconds",
+            _take_route_crd,
         ),
     )
 
@@ -138,7 +151,22 @@ def _build_coredns(out: Path) -> None:
     _go(["install", "-ldflags", "-s -w", f"github.com/coredns/coredns@{COREDNS}"], gobin=out)
 
 
-def _go(arguments: list[str], *, cwd: Path | None = None, gobin: Path | None = None) -> None:
+def _take_route_crd(out: Path) -> None:
+    """The standard channel's file, out of the module: 340 kB that nobody needs here."""
+    module = f"sigs.k8s.io/gateway-api@{GATEWAY_API}"
+    # Outside of any module, or the one of the current folder would be asked for it.
+    found = json.loads(_go(["mod", "download", "-json", module], cwd=out))
+    if found["Sum"] != GATEWAY_API_SUM:
+        raise CannotContinueError(
+            f"The module {module} has the sum {found['Sum']}, not {GATEWAY_API_SUM}: it is not "
+            "the one that was tested."
+        )
+    shutil.copyfile(
+        Path(found["Dir"]) / "config" / "crd" / "standard" / HTTP_ROUTE_CRD, out / HTTP_ROUTE_CRD
+    )
+
+
+def _go(arguments: list[str], *, cwd: Path | None = None, gobin: Path | None = None) -> str:
     env = {
         **os.environ,
         "CGO_ENABLED": "0",
@@ -148,7 +176,7 @@ def _go(arguments: list[str], *, cwd: Path | None = None, gobin: Path | None = N
     }
     if gobin is not None:
         env["GOBIN"] = str(gobin)
-    run(["nice", "-n", "10", "go", *arguments], env=env, cwd=cwd, timeout=_BUILD_LIMIT)
+    return run(["nice", "-n", "10", "go", *arguments], env=env, cwd=cwd, timeout=_BUILD_LIMIT)
 
 
 def _require_go() -> None:

@@ -128,6 +128,7 @@ class Operator:
         for task in self._tasks:
             task.cancel()
         await _bounded(parts.gate_engine.stop(), _CLOSE_GRACE)
+        await _bounded(parts.routes.stop(), _CLOSE_GRACE)
         await _bounded(parts.traffic.stop(), _CLOSE_GRACE)
         await _bounded(self._page.stop(), _CLOSE_GRACE)
 

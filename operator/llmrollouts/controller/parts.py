@@ -27,6 +27,7 @@ from llmrollouts.controller.observe import Observer
 from llmrollouts.controller.queue import Outcome, WorkQueue
 from llmrollouts.controller.reconcile import Reconciler
 from llmrollouts.controller.resync import Resync
+from llmrollouts.controller.route_store import KubeRoutes
 from llmrollouts.controller.takeover import TakeOver
 from llmrollouts.controller.telemetry import Telemetry
 from llmrollouts.controller.versions import Versions
@@ -37,7 +38,9 @@ from llmrollouts.kube.connection import connect
 from llmrollouts.kube.elector import Elector, make_identity
 from llmrollouts.metrics.tap import TapReader
 from llmrollouts.rollout.plan import plan
+from llmrollouts.traffic.choice import ChosenTraffic
 from llmrollouts.traffic.gateway import EnvoyTraffic
+from llmrollouts.traffic.httproute import HTTPRouteTraffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class Parts:
     elector: Elector
     leadership: ElectedLeadership
     traffic: EnvoyTraffic
+    routes: HTTPRouteTraffic
     keys: XdsKeys
     events: EventRecorder
     reconciler: Reconciler
@@ -92,9 +96,15 @@ async def assemble(given: Configuration, telemetry: Telemetry, hooks: Hooks) -> 
         on_stopped=lambda reason: hooks.end(1, f"leadership lost: {reason}"),
     )
     leadership = ElectedLeadership(elector)
-    traffic = EnvoyTraffic(leadership, given.gateways)
+    gateway = EnvoyTraffic(leadership, given.gateways)
     versions, ages = Versions(), WatchAges(WATCHED)
     writer = FencedWriter(client, leadership)
+    routes = HTTPRouteTraffic(
+        KubeRoutes(client, writer),
+        leadership,
+        on_news=lambda namespace, name: hooks.nudge(Key(namespace, name)),
+    )
+    traffic = ChosenTraffic(gateway, routes)
     events = EventRecorder(writer, given.pod, on_lost=telemetry.count_lost_event)
     clock = make_clock()
     gate_engine = GateEngine(
@@ -125,7 +135,8 @@ async def assemble(given: Configuration, telemetry: Telemetry, hooks: Hooks) -> 
         client=client,
         elector=elector,
         leadership=leadership,
-        traffic=traffic,
+        traffic=gateway,
+        routes=routes,
         keys=XdsKeys(client, writer, given.namespace),
         events=events,
         reconciler=reconciler,
@@ -137,7 +148,7 @@ async def assemble(given: Configuration, telemetry: Telemetry, hooks: Hooks) -> 
             client,
             given.namespace,
             given.gateway_service,
-            traffic.set_gateways,
+            gateway.set_gateways,
             on_change=hooks.gateways_changed,
         ),
         gate_engine=gate_engine,
