@@ -24,6 +24,7 @@ from llmrollouts.controller.keys import Key
 from llmrollouts.controller.leadership import ElectedLeadership
 from llmrollouts.controller.measure import Means
 from llmrollouts.controller.observe import Observer
+from llmrollouts.controller.prometheus_gates import PrometheusGates
 from llmrollouts.controller.queue import Outcome, WorkQueue
 from llmrollouts.controller.reconcile import Reconciler
 from llmrollouts.controller.resync import Resync
@@ -36,6 +37,7 @@ from llmrollouts.controller.watch_age import WatchAges
 from llmrollouts.kube.client import KubeClient, OnRequest
 from llmrollouts.kube.connection import connect
 from llmrollouts.kube.elector import Elector, make_identity
+from llmrollouts.metrics.prometheus import PrometheusClient
 from llmrollouts.metrics.tap import TapReader
 from llmrollouts.rollout.plan import plan
 from llmrollouts.traffic.choice import ChosenTraffic
@@ -114,7 +116,11 @@ async def assemble(given: Configuration, telemetry: Telemetry, hooks: Hooks) -> 
         leads=elector.is_leader,
         nudge=hooks.nudge,
     )
-    observer = Observer(client, traffic, AllGates(gate_engine), versions, ages.note_read)
+    custom_gates = PrometheusGates(
+        client, PrometheusClient(), given.allowed_prometheus, leads=elector.is_leader
+    )
+    gates = AllGates(gate_engine, custom_gates)
+    observer = Observer(client, traffic, gates, versions, ages.note_read)
     children = ChildrenKeeper(client, writer, versions)
     lowerings = Lowerings()
     actor = Actor(writer, children, traffic, leadership, events, versions, telemetry, lowerings)
