@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from worker_image.launcher.cohorts import Request
 from worker_image.launcher.sampler import Sampler
 from worker_image.launcher.tap.llmrollouts_tap import Tap, events, outlet, wire
 from worker_image.launcher.tap.llmrollouts_tap.events import LONGEST_EVENT
@@ -44,6 +45,7 @@ def usage(tokens: int) -> bytes:
     return event({"id": "cmpl-1", "choices": [], "usage": used})
 
 
+TOOL = {"index": 0, "id": "call-1", "type": "function", "function": {"name": "f", "arguments": ""}}
 ROLE = chat(role="assistant", content="")
 
 
@@ -134,9 +136,13 @@ class Tapped:
 
     async def heard(self) -> dict[str, int]:
         """How requests ended until now, by name, without zeros."""
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.06)
         self.sampler.receive()
         return dict(self.sampler.ends)
+
+    async def requests(self) -> list[tuple[int, list[Request]]]:
+        await self.heard()
+        return self.sampler.cohorts.between(0, 1 << 40)
 
     async def lengths(self) -> dict[int, int]:
         await self.heard()
@@ -165,7 +171,6 @@ async def test_answer_passes_unchanged_part_by_part(tapped: Tapped) -> None:
 
 # -- what a token is, in each dialect ------------------------------------------------------------
 
-TOOL = {"index": 0, "id": "call-1", "type": "function", "function": {"name": "f", "arguments": ""}}
 DIALECTS = {
     "chat": (
         CHAT,
@@ -259,6 +264,51 @@ async def test_marks_are_sent_at_powers_of_two(tapped: Tapped) -> None:
 async def test_usage_is_the_number_of_tokens_where_it_is_told(tapped: Tapped) -> None:
     await tapped.play(chat(content="several tokens in one event"), usage(8), DONE)
     assert await tapped.lengths() == {3: 1}
+
+
+async def test_event_of_several_words_is_as_many_tokens(tapped: Tapped) -> None:
+    """vLLM joins tokens into one event when its API server falls behind its engine."""
+    joined = completion(" barley garden oak ridge mill garden")
+    await tapped.play(completion(" barley"), joined, completion(" oak"), DONE, path=COMPLETIONS)
+    assert await tapped.lengths() == {3: 1}
+    ((_, requests),) = tapped.sampler.cohorts.between(0, 1 << 40)
+    marks = requests[0].marks
+    assert (requests[0].tokens, len(marks)) == (8, 4)
+    assert marks[0] < marks[1] == marks[2] < marks[3], "both came with one event"
+
+
+@pytest.mark.parametrize(
+    ("path", "parts"),
+    [
+        (CHAT, [chat(reasoning="a"), chat(reasoning='many words " in it')]),
+        (CHAT, [chat(content="a"), chat(content='with "quotes" and \\ more')]),
+        (CHAT, [chat(content="a"), chat(content="x" * 80), *[chat(tool_calls=[TOOL])] * 4]),
+        (RESPONSES, [event({"delta": text}, "response.output_text.delta") for text in "ab"] * 3),
+        (
+            MESSAGES,
+            [
+                event({"index": 0, "delta": {"text": text}}, "content_block_delta")
+                for text in ("a", "four words and more words")
+            ],
+        ),
+        (COMPLETIONS, [completion("echo of a long prompt"), *[completion("a")] * 5]),
+        (
+            COMPLETIONS,
+            [
+                completion("echo of a long prompt", 0),
+                completion("echo of another long prompt", 1),
+                *[completion("a", 1)] * 5,
+            ],
+        ),
+    ],
+)
+async def test_words_are_counted_in_every_dialect(
+    tapped: Tapped, path: str, parts: Sequence[bytes]
+) -> None:
+    end = {RESPONSES: event({}, "response.completed"), MESSAGES: event({}, "message_stop")}
+    await tapped.play(*parts, end.get(path, DONE), path=path)
+    ((_, requests),) = await tapped.requests()
+    assert requests[0].tokens == 6
 
 
 async def test_several_choices_are_one_request_of_the_longest_length(tapped: Tapped) -> None:
@@ -442,7 +492,7 @@ async def test_request_that_is_cancelled_was_cut_by_the_server(tapped: Tapped) -
         await asyncio.sleep(60)
 
     task = asyncio.create_task(tapped.play(ROLE, chat(content="a"), wait))
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.06)
     assert tapped.sampler.cohorts.in_flight == 1
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -603,5 +653,5 @@ async def test_launcher_that_is_gone_is_noticed_once(
     tapped.sampler.close()
     for _ in range(3):
         made.put(wire.RECORD.pack(wire.ALIVE, 0, 0, 0, 1.0, 0.0, 0))
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
     assert caplog.text.count("Stopped reporting to the launcher") == 1

@@ -1,9 +1,14 @@
 """Counts tokens in an event stream as it passes, by searching bytes, never by parsing JSON.
 
-One event of vLLM is one token, nearly always: `--stream-interval`, speculative decoding and parsers
-of tools and of reasoning may put several into one event. Where the stream tells its usage, that is
-the number of tokens in the end. Quotes inside a JSON string are escaped, so none of the searched
-bytes can be written by a prompt or an answer.
+One event of vLLM is one token as long as its API server keeps up with its engine. When it does not,
+vLLM joins the tokens that have waited into one event, and so do speculative decoding and parsers of
+tools and of reasoning. So a long event counts as many tokens as it has words: counted as one, a
+slow engine that never joins would look faster than a fast one that does. (Only an estimate; where
+the stream tells its usage, that is the number of tokens in the end.) The first event is one token,
+because with `echo` it repeats the prompt.
+
+Quotes inside a JSON string are escaped, so none of the searched bytes can be written by a prompt or
+an answer.
 
 The four dialects, each with the events that carry a token, end the stream, or report an error:
 
@@ -20,6 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
+USUAL_TEXT = 16  # bytes: an event whose text is not longer holds one token
 LONGEST_EVENT = 4 * 1024 * 1024  # bytes kept of an event that comes in parts
 
 _QUOTE = ord('"')
@@ -29,10 +35,12 @@ _ERROR = re.compile(rb'\Adata: ?\{\s*"error"\s*:|\Aevent: error\b')
 _ABORTED = b'"finish_reason":"abort"'
 _USAGE = re.compile(rb'"(?:completion|output)_tokens":\s*(\d+)')
 _CONTENT = re.compile(
-    rb'"(?:content|text|reasoning|reasoning_content|refusal|arguments)":\s*"[^"]'
+    rb'"(?:content|text|reasoning|reasoning_content|refusal|arguments)":\s*"([^"])'
     rb'|"tool_calls":\s*\[\s*\{|"function_call":\s*\{'
 )
 _NAMED_DELTA = re.compile(rb"\Aevent: (?:response\.[a-z_.]*delta|content_block_delta)\b")
+_NAMED_TEXT = re.compile(rb'"(?:delta|text|thinking|partial_json)":\s*"')
+_STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
 _EMPTY_DELTA = re.compile(rb'"(?:delta|text|thinking|partial_json)":\s*""|"signature_delta"')
 _NAMED_DONE = re.compile(rb"\Aevent: (?:response\.(?:completed|incomplete)|message_stop)\b")
 _NAMED_ERROR = re.compile(rb"\Aevent: response\.failed\b")
@@ -64,7 +72,9 @@ class EventReader:
     __slots__ = (
         "_first_choice",
         "_last_event",
+        "_long",
         "_mark",
+        "_next_mark",
         "_others",
         "_read",
         "_rest",
@@ -87,6 +97,8 @@ class EventReader:
         self._text_at = len(dialect.usual)
         self._read = self._read_unnamed if self._unnamed else self._read_named
         self._mark = mark
+        self._next_mark = 1
+        self._long = 0  # bytes: only a longer event is looked at for several tokens
         self._rest = b""
         self._first_choice = 0  # tokens of choice number 0
         self._others: dict[bytes, int] = {}  # tokens of the other choices
@@ -116,13 +128,14 @@ class EventReader:
             and part[-1] == _LINE_FEED
             and not self._rest
         ):
-            count = self._first_choice = self._first_choice + 1
+            tokens = 1 if len(part) <= self._long else self._tokens_in(part, at + self._text_at)
+            count = self._first_choice = self._first_choice + tokens
             self._last_event = part
             self.last_at = monotonic()
             if count > self.seen:
                 self.seen = count
-                if not count & (count - 1):
-                    self._mark(count, self.last_at)
+                if count >= self._next_mark:
+                    self._mark_until(count)
             return
         self._feed_carefully(part)
 
@@ -144,15 +157,18 @@ class EventReader:
             self._read_end(self._last_event)
         elif _ERROR.match(event):
             self.error = self.over = True
-        elif _CONTENT.search(event):
-            self._count(event)
         else:
-            self._read_end(event)
+            content = _CONTENT.search(event)
+            if content is not None:
+                self._count(event, content.start(1))
+            else:
+                self._read_end(event)
 
     def _read_named(self, event: bytes) -> None:
         if _NAMED_DELTA.match(event):
             if not _EMPTY_DELTA.search(event):
-                self._count(event)
+                text = _NAMED_TEXT.search(event)
+                self._count(event, text.end() if text is not None else -1)
         elif _NAMED_DONE.match(event):
             self.done = self.over = True
             self._read_end(event)
@@ -169,19 +185,39 @@ class EventReader:
         if found is not None:
             self._usage = int(found.group(1)) or self._usage
 
-    def _count(self, event: bytes) -> None:
+    def _count(self, event: bytes, text_at: int) -> None:
+        """text_at: where its text begins; negative when it holds something else."""
+        tokens = self._tokens_in(event, text_at) if text_at >= 0 else 1
         at = event.find(b'"index":') if self._unnamed else -1
         if at < 0 or event[at + 8 : at + 10] == b"0,":
-            count = self._first_choice = self._first_choice + 1
+            count = self._first_choice = self._first_choice + tokens
         else:
             choice = event[at + 8 : at + 14].partition(b",")[0]
-            count = self._others[choice] = self._others.get(choice, 0) + 1
+            # As with the stream's first event, the first one of a choice may repeat the prompt.
+            before = self._others.get(choice)
+            count = self._others[choice] = 1 if before is None else before + tokens
         self._last_event = event
         self.last_at = monotonic()
         if count > self.seen:
             self.seen = count
-            if not count & (count - 1):
-                self._mark(count, self.last_at)
+            self._mark_until(count)
+
+    def _tokens_in(self, event: bytes, text_at: int) -> int:
+        """How many tokens an event holds whose text begins at a place: see the module's text."""
+        text = _STRING.match(event, text_at)
+        if text is None:
+            return 1
+        length = text.end() - text_at
+        first = self._long == 0
+        self._long = len(event) - length + USUAL_TEXT
+        if first or length <= USUAL_TEXT:
+            return 1
+        return max(1, len(text.group().split()))
+
+    def _mark_until(self, count: int) -> None:
+        while self._next_mark <= count:
+            self._mark(self._next_mark, self.last_at)
+            self._next_mark *= 2
 
 
 class WholeReader:

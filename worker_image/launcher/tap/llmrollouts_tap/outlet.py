@@ -1,6 +1,6 @@
 """Sends records to the launcher without ever making a request wait.
 
-Records are gathered for a few milliseconds: a datagram for each would cost more, and the kernel
+Records are gathered for some milliseconds: a datagram for each would cost more, and the kernel
 queues only ten datagrams for a reader that is busy (net.unix.max_dgram_qlen). While the launcher
 does not read, records wait here, up to a bound; then the oldest are given up, and the launcher sees
 from the sequence numbers how many. Times are in the records, so waiting changes no measurement.
@@ -28,7 +28,7 @@ from .wire import (
 
 log = logging.getLogger("llmrollouts.tap")
 
-GATHER_SECONDS = 0.005
+GATHER_SECONDS = 0.02
 RETRY_SECONDS = 0.02
 KEPT_RECORDS = 16384  # half a megabyte
 _FULL = (errno.EAGAIN, errno.ENOBUFS)
