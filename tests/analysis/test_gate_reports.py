@@ -28,7 +28,7 @@ def test_a_rollback_says_what_was_compared_on_how_many_requests_and_how_sure_it_
     assert re.fullmatch(
         r"The canary is worse than stable\. Time to first token: [\d,]+ of [\d,]+ canary requests "
         r"took longer than \d+ ms, [\d,]+ of [\d,]+ control requests longer than \d+ ms; "
-        r"p\d\d is [\d.]+ times stable's; evidence [\d,]+ \(needs 1,200\)\.",
+        r"p\d\d is [\d.]+ times stable's; evidence [\d,]+ \(needs 1,000\)\.",
         judgement.message,
     )
     found = judgement.finding

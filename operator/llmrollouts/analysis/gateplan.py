@@ -42,7 +42,7 @@ LIMIT_NAMES: Final = {
 # How a stage's level is split. What users feel gets the most; refusals and connections usually
 # show in latency or errors too; a hard limit needs two tests at once and fires far later than the
 # relative test beside it; the Kolmogorov-Smirnov band is a slow second opinion on the same counts.
-_WEIGHTS: Final = {ERRORS: 4.0, REFUSALS: 2.0, CONNECTIONS: 2.0}
+_WEIGHTS: Final = {ERRORS: 4.0, REFUSALS: 1.0, CONNECTIONS: 1.0}
 _LATENCY_WEIGHT: Final = 4.0
 _LIMIT_WEIGHT: Final = 1.0
 _BAND_WEIGHT: Final = 0.2
