@@ -30,6 +30,7 @@ CASES: dict[str, dict[str, object]] = {
             "allowedPrometheus": ["https://prometheus.monitoring.svc:9090", "http://thanos/team"],
         },
         "rbac": {"prometheusSecretsIn": ["prod", "staging"]},
+        "httpRoute": {"enabled": True},
         "gateway": {
             "replicas": 5,
             "image": {"tag": "1.2.3"},

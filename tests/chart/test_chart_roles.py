@@ -70,3 +70,23 @@ def test_secrets_of_users_are_got_only_where_the_values_say_and_never_listed(
 
 def _names(rendered: Rendered) -> set[str]:
     return {f"{o['kind']}/{o['metadata']['name']}" for o in rendered.objects}
+
+
+def test_routes_and_services_are_reached_only_where_routes_are_enabled(render: Render) -> None:
+    names = {"httproutes", "services", "endpointslices"}
+
+    def reached(rendered: Rendered) -> dict[str, list[str]]:
+        role = rendered.find("ClusterRole", "llm-rollouts-operator")
+        return {
+            resource: rule["verbs"]
+            for rule in role["rules"]
+            for resource in rule["resources"]
+            if resource in names
+        }
+
+    assert reached(render()) == {}
+    assert reached(render(httpRoute={"enabled": True})) == {
+        "httproutes": ["get", "patch"],
+        "services": ["get", "create", "patch"],
+        "endpointslices": ["list"],
+    }

@@ -22,6 +22,7 @@ BAD: dict[str, dict[str, object]] = {
     "type": {"gateway": {"service": {"type": "ExternalName"}}},
     "allowedPrometheus": {"operator": {"allowedPrometheus": ["https://me:word@prom.example"]}},
     "prometheusSecretsIn": {"rbac": {"prometheusSecretsIn": ["*"]}},
+    "enabled": {"httpRoute": {"enabled": "yes"}},
     "requireImageDigests": {"worker": {"requireImageDigests": "no"}},
     "allowedImages": {"worker": {"allowedImages": ["a,b"]}},
     "modelEnvironment": {"worker": {"modelEnvironment": {"HF_ENDPOINT": 1}}},
