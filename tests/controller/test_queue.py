@@ -310,3 +310,17 @@ async def test_a_forgotten_key_wakes_no_more() -> None:
         queue.forget("a")
         await asyncio.sleep(100)
     assert rounds.times("a") == [0]
+
+
+async def test_news_that_comes_while_the_queue_is_torn_down_is_dropped_in_silence() -> None:
+    """Leadership is lost: the process ends, and its watches speak for a moment longer."""
+    queue: WorkQueue[str] = WorkQueue(Rounds(1.0), workers=1, helpers=4)
+    task = asyncio.create_task(queue.run())
+    await asyncio.sleep(0)
+    queue.nudge("a")
+    await asyncio.sleep(0.1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    for key in "bcd":
+        queue.nudge(key)
+    assert queue.depth == 0

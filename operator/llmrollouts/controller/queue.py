@@ -174,17 +174,21 @@ class WorkQueue(Generic[K]):
         return True
 
     async def _work(self) -> None:
-        while not self._closed:
-            key = self._take(self._ready, self._ready_since)
-            if key is not None:
-                await self._serve(key)
-                continue
-            self._arrival.clear()
-            self._idle += 1
-            try:
-                await self._arrival.wait()
-            finally:
-                self._idle -= 1
+        try:
+            while not self._closed:
+                key = self._take(self._ready, self._ready_since)
+                if key is not None:
+                    await self._serve(key)
+                    continue
+                self._arrival.clear()
+                self._idle += 1
+                try:
+                    await self._arrival.wait()
+                finally:
+                    self._idle -= 1
+        finally:
+            # Cancelled or broken: what comes from now on finds nobody to serve it.
+            self._closed = True
 
     async def _help(self) -> None:
         try:

@@ -8,25 +8,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import grpc
 
 from llmrollouts.traffic import telemetry
 from llmrollouts.traffic.authority import Authority, Mode
 from llmrollouts.traffic.catalogue import Catalogue
+from llmrollouts.traffic.conversation import RefusedError, hold, read_first
 from llmrollouts.traffic.gateways import Gateways
 from llmrollouts.traffic.requests import DiscoveryRequest, GatewayNode
 from llmrollouts.traffic.stream import GatewayStream
 
 log = logging.getLogger(__name__)
-
-_FIRST_REQUEST_WITHIN: Final = 10.0
-REFUSED: Final = "this replica does not lead; another one serves the gateways"
-
-
-class RefusedError(Exception):
-    """This replica may not speak to gateways now."""
 
 
 class ConfigurationService:
@@ -58,30 +52,11 @@ class ConfigurationService:
 
     async def serve(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         """One stream, from its first request to its end."""
-        if self._authority.mode() is Mode.REFUSING:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, REFUSED)
-        talk = asyncio.current_task()
-        assert talk is not None  # noqa: S101 - grpc runs handlers in tasks
-        inner = asyncio.create_task(self._converse(context))
-        try:
-            await inner
-        except RefusedError:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, REFUSED)
-        except asyncio.CancelledError:
-            if talk.cancelling():
-                inner.cancel()
-                raise
-            await context.abort(grpc.StatusCode.UNAVAILABLE, REFUSED)
-        except TimeoutError:
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no request came")
-        except ValueError as error:
-            log.warning("Refused a gateway's stream", extra={"reason": str(error)})
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        await hold(context, self._authority, self._converse, "request")
 
     async def _converse(self, context: Any) -> None:
-        async with asyncio.timeout(_FIRST_REQUEST_WITHIN):
-            data = await context.read()
-        if data is grpc.aio.EOF:
+        data = await read_first(context)
+        if data is None:
             return
         request = DiscoveryRequest.parse(data)
         if request.raw_node is None:

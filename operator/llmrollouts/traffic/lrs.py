@@ -6,7 +6,6 @@ Reports are asked for only where two revisions live: a thousand deployments at r
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, Final
@@ -16,17 +15,14 @@ from envoy_data_plane.envoy.config.endpoint.v3 import ClusterStats
 from envoy_data_plane.envoy.service.load_stats.v3 import LoadStatsResponse
 
 from llmrollouts.traffic import telemetry, wire
-from llmrollouts.traffic.ads import REFUSED
 from llmrollouts.traffic.authority import Authority, Mode
 from llmrollouts.traffic.catalogue import Catalogue
+from llmrollouts.traffic.conversation import hold, read_first
 from llmrollouts.traffic.load import LoadBook, LocalityLoad
 from llmrollouts.traffic.names import ClusterName
 from llmrollouts.traffic.requests import GatewayNode
 
-log = logging.getLogger(__name__)
-
 INTERVAL: Final = 1.0
-_FIRST_REQUEST_WITHIN: Final = 10.0
 
 
 class LoadReportService:
@@ -49,30 +45,15 @@ class LoadReportService:
             task.cancel()
 
     async def serve(self, context: Any) -> None:
-        if self._authority.mode() is Mode.REFUSING:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, REFUSED)
-        talk = asyncio.current_task()
-        assert talk is not None  # noqa: S101 - grpc runs handlers in tasks
-        inner = asyncio.create_task(self._converse(context))
-        self._tasks.add(inner)
-        inner.add_done_callback(self._tasks.discard)
-        try:
-            await inner
-        except asyncio.CancelledError:
-            if talk.cancelling():
-                inner.cancel()
-                raise
-            await context.abort(grpc.StatusCode.UNAVAILABLE, REFUSED)
-        except TimeoutError:
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no report came")
-        except ValueError as error:
-            log.warning("Refused a gateway's load reports", extra={"reason": str(error)})
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        await hold(context, self._authority, self._converse, "report")
 
     async def _converse(self, context: Any) -> None:
-        async with asyncio.timeout(_FIRST_REQUEST_WITHIN):
-            data = await context.read()
-        if data is grpc.aio.EOF:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - it runs as one
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        data = await read_first(context)
+        if data is None:
             return
         node = next((v for n, v in wire.fields(data) if n == 1 and isinstance(v, bytes)), None)
         if node is None:
