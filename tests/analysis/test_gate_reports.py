@@ -16,7 +16,13 @@ from llmrollouts.analysis.gate import Gate, start_state
 from llmrollouts.analysis.histogram import Histogram, compare_quantiles, estimate_quantile
 from llmrollouts.analysis.judgement import Outcome
 from llmrollouts.analysis.policy import Policy
-from llmrollouts.analysis.wording import format_evidence, format_ratio, format_time
+from llmrollouts.analysis.wording import (
+    format_count,
+    format_evidence,
+    format_ratio,
+    format_span,
+    format_time,
+)
 from tests.analysis.arms import Arms, black_hole, make_stage, run, slower, take
 
 
@@ -92,6 +98,11 @@ def test_a_decision_stays_although_its_evidence_melts() -> None:
 )
 def test_times_are_written_as_people_say_them(seconds: float, text: str) -> None:
     assert format_time(seconds) == text
+
+
+def test_estimates_are_written_with_two_digits() -> None:
+    assert [format_count(n) for n in (7, 84, 1_025, 43_821)] == ["7", "84", "1,000", "44,000"]
+    assert [format_span(s) for s in (0.2, 40, 720, 18_000)] == ["1 s", "40 s", "12 min", "5 h"]
 
 
 def test_evidence_is_written_with_two_digits() -> None:

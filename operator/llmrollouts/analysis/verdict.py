@@ -55,6 +55,7 @@ def make_judgement(
     seen = [cell for cells in state.totals.values() for cell in cells]
     canary = max((cell.canary_total for cell in seen), default=0)
     control = max((cell.stable_total for cell in seen), default=0)
+    seconds = max((run.wealth.ticks for run in state.runs.values()), default=0)
     return Judgement(
         outcome=outcome,
         finding=decisive,
@@ -63,11 +64,11 @@ def make_judgement(
         proof=proof,
         canary_requests=canary,
         control_requests=control,
-        seconds=max((run.wealth.ticks for run in state.runs.values()), default=0),
+        seconds=seconds,
         first_seen=decisive.first_seen if decisive is not None else None,
         decided=decisive.decided if decisive is not None else None,
         left_out=left_out,
-        message=_sum_up(stage, outcome, decisive, proof, left_out, (canary, control)),
+        message=_sum_up(stage, outcome, decisive, proof, left_out, (canary, control), seconds),
     )
 
 
@@ -134,6 +135,7 @@ def _sum_up(
     proof: tuple[ProofLine, ...],
     left_out: tuple[str, ...],
     requests: tuple[int, int],
+    seconds: int,
 ) -> str:
     names = {metric.value: name_in(stage, metric.value) for metric in COMPARED}
     if decisive is not None and outcome is Outcome.ROLL_BACK:
@@ -147,7 +149,7 @@ def _sum_up(
         return "The canary has not answered any request yet: nothing can be said."
     text = f"No harm was seen in {requests[0]:,} canary and {requests[1]:,} control requests"
     if proof:
-        text += f"; {describe_proof(proof, names)}"
+        text += f"; {describe_proof(proof, names, requests[0] / max(1, seconds))}"
     if left_out:
         text += (
             f"; not compared, for want of such requests: {', '.join(names[m] for m in left_out)}"

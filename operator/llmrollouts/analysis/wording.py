@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from llmrollouts.analysis.evalue import Cell
 from llmrollouts.analysis.gateplan import CONNECTIONS, ERROR_LIMIT, ERRORS, REFUSALS
 from llmrollouts.analysis.judgement import ProofLine
 
+# Fewer requests than this do not tell which way a proof goes.
+_TELLING: Final = 500
 _OF_OUTCOMES = {
     ERRORS: ("failed requests", "failed"),
     REFUSALS: ("refused requests (4xx)", "were refused"),
@@ -87,8 +90,8 @@ def describe_evidence(log_e: float, level: float) -> str:
     return f"evidence {evidence} (needs {format_evidence(1 / level)})"
 
 
-def describe_proof(lines: Sequence[ProofLine], names: Mapping[str, str]) -> str:
-    """What is missing before the canary counts as no worse."""
+def describe_proof(lines: Sequence[ProofLine], names: Mapping[str, str], rate: float) -> str:
+    """What is missing before the canary counts as no worse. rate: canary requests per second."""
     missing = [line for line in lines if not line.accepted and not line.left_out]
     if not missing:
         return "shown to be no worse than allowed at p50, p95 and p99"
@@ -99,10 +102,29 @@ def describe_proof(lines: Sequence[ProofLine], names: Mapping[str, str]) -> str:
         f"{format_evidence(worst.evidence)} of {format_evidence(worst.needed)}"
     )
     if worst.more is not None:
-        text += f", about {worst.more:,} more canary requests"
-    elif worst.requests:
+        text += f", about {format_count(worst.more)} more canary requests"
+        if rate > 0:
+            text += f", {format_span(worst.more / rate)} at this rate"
+    elif worst.requests >= _TELLING:
         text += ", which does not grow: the canary is near the promotion margin or beyond it"
+    else:
+        text += ", too early to say how many more requests it needs"
     return text + ")"
+
+
+def format_count(number: int) -> str:
+    """An estimate: two digits of it are meant."""
+    digits = max(0, len(str(number)) - 2)
+    return f"{round(number, -digits):,}"
+
+
+def format_span(seconds: float) -> str:
+    """ "40 s", "12 min", "5 h"."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 100 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{round(seconds / 3600):,} h"
 
 
 def format_time(seconds: float) -> str:
