@@ -23,7 +23,7 @@ from worker_image.launcher.tap.llmrollouts_tap import wire
 @dataclass(frozen=True)
 class Law:
     """How a revision answers. ttft: median seconds to the first token; sigma: of its logarithm;
-    token: seconds for each further token; tokens: of an answer; failing: the part that fails;
+    token: median seconds for each further token; tokens: of an answer; failing: the part that fails;
     hangs: nothing is ever answered."""
 
     ttft: float = 0.095
@@ -65,18 +65,25 @@ class FakeTap:
         if rng.random() < law.failing:
             request.end, request.end_age = wire.FAILED, first
             return
-        marks = [first + law.token * (2**power - 1) for power in range(law.tokens.bit_length())]
+        token = law.token * math.exp(0.2 * rng.gauss(0, 1))
+        marks = [first + token * (2**power - 1) for power in range(law.tokens.bit_length())]
         request.marks.extend(marks)
         request.tokens = law.tokens
-        request.last_age = first + law.token * (law.tokens - 1)
+        request.last_age = first + token * (law.tokens - 1)
         request.end, request.end_age = wire.OK, request.last_age
         self.sampler.answer_lengths[law.tokens.bit_length() - 1] += 1
 
-    async def page(self, query: Query) -> bytes:
+    def page(self, query: Query) -> bytes:
         text = make_parameters(query.measurement, query.since, query.boot)
-        page = await make_samples(self.sampler, text)
+        making = make_samples(self.sampler, text)
+        while True:
+            try:
+                making.send(None)  # it only ever gives others their turn
+            except StopIteration as made:
+                page = made.value
+                break
         assert page.status == 200, page.body
-        return page.body.encode()
+        return str(page.body).encode()
 
 
 @dataclass
@@ -96,7 +103,7 @@ class FakeReader:
         if tap is None or tap.silent:
             raise PageError(f"{worker.name} did not answer within 0.8s")
         tap.reads += 1
-        body = await tap.page(query)
+        body = tap.page(query)
         return Reading(parse_page(body, worker.name, query.measurement), self.clock())
 
     async def close(self) -> None:

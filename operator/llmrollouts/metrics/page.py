@@ -85,7 +85,7 @@ def parse_page(body: bytes, worker: str, measurement: Measurement | None) -> Pag
     try:
         raw = json.loads(body, parse_constant=_refuse_constant)
         return _read(raw, measurement)
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         told = f"{type(error).__name__}: {error}"[:200]
         raise PageError(f"{worker} answered no page of samples: {told}") from error
 
