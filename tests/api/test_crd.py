@@ -109,7 +109,7 @@ def test_only_the_retrieval_configuration_is_open() -> None:
 
 def test_what_the_operator_writes_has_its_place_in_the_schema() -> None:
     fields = {field.alias for field in LLMDeploymentStatus.model_fields.values()}
-    assert fields | {"stepText"} == set(ROOT["properties"]["status"]["properties"])
+    assert fields | {"stepText", "verdict"} == set(ROOT["properties"]["status"]["properties"])
 
 
 def test_a_field_without_a_description_is_refused() -> None:

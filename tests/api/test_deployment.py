@@ -15,6 +15,7 @@ from llmrollouts.api.status import (
     HISTORY_ENTRIES,
     MESSAGE_LENGTH,
     Condition,
+    GateStatus,
     HistoryEntry,
     LLMDeploymentStatus,
     StepStatus,
@@ -165,3 +166,60 @@ def test_the_newest_of_a_long_history_are_kept() -> None:
     entries = [HistoryEntry(at=AT, revision="r", event=str(n), message="m") for n in range(50)]
     kept = LLMDeploymentStatus(history=entries).history
     assert [entry.event for entry in kept] == [str(n) for n in range(30, 50)]
+
+
+@pytest.mark.parametrize(
+    ("objectives", "told"),
+    [
+        ({"margin": "-5%"}, "a margin is a percentage that is not negative"),
+        ({"margin": "NaN"}, "a margin is a percentage that is not negative"),
+        ({"margin": "30%"}, "promotionMargin lies above margin"),
+        ({"promotionMargin": "10%"}, "promotionMargin lies above margin"),
+        ({"ttftP99": "0.09ms"}, "a latency lies between 0.1ms"),
+        ({"ttftP99": "-1s"}, "is no duration"),
+        ({"e2eP99": "3m"}, "a latency lies between 0.1ms"),
+        ({"ttftP99": "31s", "e2eP99": "30s"}, "ttftP99 is at most e2eP99"),
+        ({"errorRate": "0%"}, "above 0% and below 50%"),
+        ({"errorRate": "half"}, "above 0% and below 50%"),
+    ],
+)
+def test_objectives_that_the_api_server_refuses_are_refused_by_the_operator_too(
+    objectives: dict[str, str], told: str
+) -> None:
+    """A policy file of `kubectl llm replay` has seen no API server."""
+    manifest = make_manifest(objectives=objectives)
+    with pytest.raises(InvalidSpec, match=told):
+        read_spec(manifest)
+
+
+def test_a_deadline_before_the_duration_is_refused() -> None:
+    step = {"canary": {"share": "5%", "duration": "1h", "deadline": "30m"}}
+    with pytest.raises(InvalidSpec, match="the deadline of a step is not before its duration"):
+        read_spec(make_manifest(strategy={"steps": [step]}))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "told"),
+    [
+        ([], None),
+        (["Passed"], "Passed"),
+        (["Passed", "Inconclusive"], "Inconclusive: TooFewSamples"),
+        (["Inconclusive", "Error", "Passed"], "Error: TooFewSamples"),
+        (["Error", "Failed", "Frozen"], "Failed: TooFewSamples"),
+    ],
+)
+def test_the_gravest_verdict_is_printed(verdicts: list[Any], told: str | None) -> None:
+    gates = [
+        GateStatus(
+            name=f"gate-{number}",
+            verdict=verdict,
+            reason="TooFewSamples",
+            message="needs 90 more",
+            since=AT,
+            updated_at=AT,
+        )
+        for number, verdict in enumerate(verdicts)
+    ]
+    status = LLMDeploymentStatus(gates=gates)
+    written = write_status(make_manifest(), status)["status"]
+    assert written.get("verdict") == told

@@ -33,6 +33,49 @@ ROLLBACK = {
 }
 LAPSE = {"active": True, "cause": "NoReadyCanary", "since": at(20), "counts": {"NoReadyCanary": 1}}
 CONDITION = {"observedGeneration": 4, "lastTransitionTime": at(30)}
+FAULT = {
+    **{key: value for key, value in ROLLBACK.items() if key != "requestedAt"},
+    "reason": "GateFailed",
+    "message": "gate latency: Failed, Slower: TTFT p95 is 2.1 times stable's",
+    "firstSeenAt": at(3607.2),
+    "detectedAt": at(3600.4),
+    "lostRequests": 3,
+    "savedRequests": 12,
+    "cutStreams": 1,
+}
+GATE = {
+    "name": "latency",
+    "verdict": "Passed",
+    "reason": "NoHarm",
+    "since": at(700),
+    "updatedAt": at(4),
+    "message": "no harm seen; about 6m more to show it at this rate",
+    "proof": "Collecting",
+    "canaryRequests": 4812,
+    "controlRequests": 19204,
+    "metrics": [
+        {
+            "name": "ttft",
+            "evidence": "0.42",
+            "needed": "2400",
+            "p50": "1.01",
+            "p95": "1.03",
+            "p99": "0.98",
+            "ksLower": "0",
+        },
+        {"name": "errors", "evidence": "0.9", "needed": "2400"},
+        {"name": "ttftP99", "message": "0.4% of requests are above 350ms, 1% may be"},
+    ],
+}
+OWN_GATE = {
+    "name": "prometheus/cost",
+    "verdict": "Error",
+    "reason": "NoSeries",
+    "since": at(60),
+    "updatedAt": at(9),
+    "message": "the query answers no series",
+    "proof": "NotNeeded",
+}
 STATES: dict[str, dict[str, Any]] = {
     "no-status": {},
     "starting": {
@@ -54,6 +97,18 @@ STATES: dict[str, dict[str, Any]] = {
         ],
     },
     "canary": canary_status(),
+    "gates": canary_status(gates=[GATE, OWN_GATE]),
+    "gate-failed": {
+        "phase": "Degraded", "message": f"{CANARY} was rolled back; {STABLE} serves",
+        "lastRollback": FAULT,
+        "gates": [{**GATE, "verdict": "Failed", "reason": "Slower", "proof": "Collecting",
+                   "message": "TTFT p95 is 2.1 times stable's"}],
+    },
+    "watch": {
+        "phase": "Serving", "stableRevision": CANARY, "message": f"{CANARY} serves",
+        "warm": {"revision": STABLE, "until": at(-1800), "share": "1%", "shadowShare": "98%"},
+        "gates": [{**GATE, "proof": "Proven"}],
+    },
     "paused": canary_status(phase="Paused", paused=True, message="Paused at 0.5%"),
     "held": canary_status(phase="Held", hold="the share lapsed twice for NoReadyCanary",
                           message="A person is needed"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from llmrollouts.api import labels
 from llmrollouts.api.manifest import Manifest
 from llmrollouts.controller.gates import NoGates
-from llmrollouts.controller.observe import Observer, Sight
+from llmrollouts.controller.observe import Observer, Sight, read_deployment
 from llmrollouts.controller.pods import read_pod
 from llmrollouts.controller.sources import LONGEST_TEXT
 from llmrollouts.controller.versions import Versions
@@ -148,6 +149,23 @@ async def test_a_command_from_git_is_recognized(metadata: Manifest, applied: boo
     kube, _ = make_kube(**metadata)
     seen = (await look(kube)).observation.deployment
     assert (seen.command, seen.command_applied) == ("pause", applied)
+
+
+def test_the_time_of_a_command_is_when_it_was_written() -> None:
+    def entry(manager: str, time: str, *owned: str) -> Manifest:
+        fields: Manifest = {"f:annotations": {f"f:{name}": {} for name in owned}}
+        return {"manager": manager, "time": time, "fieldsV1": {"f:metadata": fields}}
+
+    manifest = make_deployment()
+    manifest["metadata"] |= {"uid": "uid-1", "annotations": {labels.COMMAND: "rollback"}}
+    assert read_deployment(KEY, manifest)[0].command_at is None
+    manifest["metadata"]["managedFields"] = [
+        entry("kubectl-llm", "2026-01-05T11:59:58Z", labels.COMMAND),
+        entry("kubectl-edit", "2026-01-05T12:30:00Z", "example.org/other"),
+        {"manager": "kubectl", "operation": "Update"},
+    ]
+    given = datetime(2026, 1, 5, 11, 59, 58, tzinfo=UTC)
+    assert read_deployment(KEY, manifest)[0].command_at == given
 
 
 async def test_a_command_in_a_server_side_applied_manifest_is_recognized() -> None:

@@ -46,12 +46,7 @@ _COLUMNS: Final = (
     ("Canary", "string", ".status.canaryRevision", "The revision on its way"),
     ("Step", "string", ".status.stepText", "The running step"),
     ("Share", "string", ".status.share", "The share of users that the canary answers"),
-    (
-        "Verdict",
-        "string",
-        '.status.conditions[?(@.type=="Progressing")].reason',
-        "How the rollout stands, in one word",
-    ),
+    ("Verdict", "string", ".status.verdict", "The gravest verdict of the gates"),
     ("Age", "date", ".metadata.creationTimestamp", "Since when it exists"),
 )
 _WIDE_COLUMNS: Final = (

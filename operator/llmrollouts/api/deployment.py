@@ -9,12 +9,15 @@ rebuilds it from the children. Called by controller/observe and controller/act.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from pydantic import ValidationError
 
 from llmrollouts.api.manifest import Manifest
 from llmrollouts.api.spec import LLMDeploymentSpec
-from llmrollouts.api.status import LLMDeploymentStatus, WrittenStatus
+from llmrollouts.api.status import LLMDeploymentStatus, Verdict, WrittenStatus
+
+_GRAVITY: Final[tuple[Verdict, ...]] = ("Failed", "Frozen", "Error", "Inconclusive", "Passed")
 
 
 class InvalidSpec(ValueError):
@@ -51,9 +54,24 @@ def read_status(manifest: Manifest) -> StatusReading:
 def write_status(manifest: Manifest, status: LLMDeploymentStatus) -> Manifest:
     """``manifest`` with ``status`` in the form of the API (within the CRD's bounds)."""
     written = WrittenStatus.model_validate(
-        {**status.model_dump(), "step_text": _print_step(manifest, status)}
+        {
+            **status.model_dump(),
+            "step_text": _print_step(manifest, status),
+            "verdict": summarize_verdicts(status),
+        }
     )
     return {**manifest, "status": written.model_dump(mode="json", by_alias=True, exclude_none=True)}
+
+
+def summarize_verdicts(status: LLMDeploymentStatus) -> str | None:
+    """The gravest verdict in a word or two; None when no gate has spoken."""
+    if not status.gates:
+        return None
+    gravest = min(status.gates, key=lambda gate: _GRAVITY.index(gate.verdict))
+    if gravest.verdict != "Passed":
+        return f"{gravest.verdict}: {gravest.reason}"
+    proving = any(gate.proof == "Collecting" for gate in status.gates)
+    return "Passed so far" if proving else "Passed"
 
 
 def _print_step(manifest: Manifest, status: LLMDeploymentStatus) -> str | None:

@@ -403,3 +403,5 @@ class WrittenStatus(LLMDeploymentStatus):
 
     step_text: NameText | None = None
     """The running step as `kubectl get` prints it: its place, the number of steps, its kind."""
+    verdict: NameText | None = None
+    """The gravest verdict of the gates, with its reason unless they all passed."""

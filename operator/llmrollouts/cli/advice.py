@@ -35,9 +35,12 @@ def _during_rollout(picture: Picture, canary: str) -> list[tuple[str, str]]:
     if status.paused:
         return [_say(picture, "resume", "go on with this step"), back]
     if status.hold:
+        frozen = any(gate.verdict == "Frozen" for gate in status.gates)
+        resume = _say(picture, "resume", "go on where it stood, once the cause is gone")
         return [
             back,
-            _say(picture, "resume", "go on where it stood, once the cause is gone"),
+            # Refused while the gate is frozen: it would be held again at once.
+            *([] if frozen and not status.promotion else [resume]),
             _say(picture, "promote", "end this step in spite of it and go on"),
             _say(picture, "promote", f"everyone to {canary}, without further steps", " --full"),
         ]

@@ -199,7 +199,8 @@ def _arms(
             mirror_measured=status.measured_shadow_share,
         )
     if status.warm:
-        yield arm("warm", status.warm.revision)
+        warm = status.warm
+        yield arm("warm", warm.revision, asked=warm.share, mirror_asked=warm.shadow_share)
     shown = {status.stable_revision, status.canary_revision, status.warm and status.warm.revision}
     leaving = [r.revision for r in status.retiring if r.revision not in shown]
     for revision in leaving:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from llmrollouts.api.deployment import summarize_verdicts
 from llmrollouts.api.manifest import Manifest
 from llmrollouts.cli.advice import next_commands
 from llmrollouts.cli.orders import Answer
@@ -24,6 +25,7 @@ def report_picture(picture: Picture) -> Mapping[str, object]:
         "name": picture.name,
         "phase": picture.phase,
         "message": picture.problem or status.message,
+        "verdict": summarize_verdicts(status),
         "revisions": [
             {
                 "role": arm.role,

@@ -17,11 +17,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from llmrollouts.api.deployment import summarize_verdicts
 from llmrollouts.api.duration import format_duration, parse_duration
 from llmrollouts.api.share import WHOLE, Share
 from llmrollouts.api.status import RollbackStatus
 from llmrollouts.cli.advice import next_commands
 from llmrollouts.cli.columns import draw_columns
+from llmrollouts.cli.evidence import draw_gates
 from llmrollouts.cli.picture import Arm, Picture, StepMark
 
 _COLOURS: Final = {
@@ -51,7 +53,8 @@ def draw(picture: Picture) -> Group:
         parts.extend([_arm_table(picture), Text()])
     if picture.status.canary_revision:
         parts.extend([*_steps(picture), Text()])
-    for block in (_waits(picture), _warnings(picture), _past(picture)):
+    gates = draw_gates(picture.status.gates)
+    for block in (gates, _waits(picture), _warnings(picture), _past(picture)):
         if block is not None:
             parts.extend([block, Text()])
     parts.append(_advice(picture))
@@ -100,11 +103,10 @@ def _users(arm: Arm, picture: Picture) -> str:
     if arm.role == "canary":
         return _asked_and_measured(arm.asked, arm.measured)
     if arm.role != "stable":
-        return "0%"
-    canary = picture.status.share
-    if not picture.status.canary_revision or not canary:
-        return "100%"
-    return str(Share(WHOLE - Share.parse(canary).ppm))
+        return arm.asked or "0%"
+    # Whatever no share takes.
+    shares = [Share.parse(other.asked).ppm for other in picture.arms if other.asked]
+    return str(Share(max(0, WHOLE - sum(shares))))
 
 
 def _asked_and_measured(asked: str | None, measured: str | None) -> str:
@@ -112,7 +114,7 @@ def _asked_and_measured(asked: str | None, measured: str | None) -> str:
 
 
 def _mirrored(arm: Arm) -> str:
-    if arm.role != "canary" or not arm.mirror_asked or not Share.parse(arm.mirror_asked):
+    if not arm.mirror_asked or not Share.parse(arm.mirror_asked):
         return ""
     return _asked_and_measured(arm.mirror_asked, arm.mirror_measured)
 
@@ -197,9 +199,13 @@ def describe_rollback(rollback: RollbackStatus) -> str:
     decided = f"{rollback.decided_at:%Y-%m-%d %H:%M:%S} UTC"
     why = f"{rollback.reason}: {rollback.message}"
     parts = [f"{rollback.revision} -> {rollback.to} at {decided}: {why}"]
-    begin = rollback.requested_at or rollback.decided_at
+    begin = rollback.requested_at or rollback.first_seen_at or rollback.decided_at
+    known = rollback.requested_at or rollback.first_seen_at
+    if known is rollback.first_seen_at and known is not None:
+        parts.append(f"fault first seen in the data at {known:%H:%M:%S} UTC")
     times = [
-        ("decided", rollback.decided_at if rollback.requested_at else None),
+        ("detected", rollback.detected_at),
+        ("decided", rollback.decided_at if known else None),
         ("confirmed by every gateway", rollback.programmed_at),
         ("last canary request began", rollback.last_canary_request_at),
     ]
@@ -208,7 +214,21 @@ def describe_rollback(rollback: RollbackStatus) -> str:
     ]
     if measured:
         parts.append("; ".join(measured))
+    if losses := _describe_losses(rollback):
+        parts.append(losses)
     return "\n".join(parts)
+
+
+def _describe_losses(rollback: RollbackStatus) -> str:
+    """What users paid, as far as the gateways counted it."""
+    parts = []
+    if rollback.lost_requests is not None:
+        parts.append(f"users lost {rollback.lost_requests}")
+    if rollback.saved_requests:
+        parts.append(f"stable answered {rollback.saved_requests} that had failed")
+    if rollback.cut_streams:
+        parts.append(f"{rollback.cut_streams} were cut off after their first token")
+    return f"requests of this attempt: {'; '.join(parts)}" if parts else ""
 
 
 def _past(picture: Picture) -> Group | None:
@@ -254,9 +274,12 @@ def _advice(picture: Picture) -> Table:
 
 def draw_list(pictures: Iterable[Picture], *, with_namespace: bool) -> Table:
     """One line for each LLMDeployment."""
-    headings = ["NAME", "PHASE", "STABLE", "CANARY", "STEP", "SHARE", "WORKERS", "MESSAGE"]
+    shown = list(pictures)
+    judged = any(picture.status.gates for picture in shown)
+    headings = ["NAME", "PHASE", "STABLE", "CANARY", "STEP", "SHARE"]
+    headings += [*(["VERDICT"] if judged else []), "WORKERS", "MESSAGE"]
     rows: list[list[str | Text]] = []
-    for picture in pictures:
+    for picture in shown:
         status = picture.status
         step = share = "-"
         if status.canary_revision:
@@ -272,6 +295,7 @@ def draw_list(pictures: Iterable[Picture], *, with_namespace: bool) -> Table:
                 status.canary_revision or "-",
                 step,
                 share,
+                *([summarize_verdicts(status) or "-"] if judged else []),
                 f"{status.ready_replicas or 0}/{status.replicas or 0}",
                 picture.problem or status.message or "",
             ]

@@ -20,6 +20,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final, Literal, cast
 
 from llmrollouts.api import labels
@@ -29,7 +30,7 @@ from llmrollouts.api.spec import LLMDeploymentSpec, ModelSource, Revision
 from llmrollouts.controller.gates import GateSource
 from llmrollouts.controller.keys import Key
 from llmrollouts.controller.ownership import belongs_to
-from llmrollouts.controller.pods import read_pod
+from llmrollouts.controller.pods import read_pod, read_time
 from llmrollouts.controller.records import read_record
 from llmrollouts.controller.sources import Sources, resolve_sources
 from llmrollouts.controller.versions import Versions
@@ -190,6 +191,7 @@ def read_deployment(key: Key, manifest: Manifest) -> tuple[Deployment, str | Non
         command=command,
         command_sequence=_read_number(annotations.get(labels.COMMAND_SEQUENCE)),
         command_applied=command is not None and _is_applied(metadata, annotations),
+        command_at=_given_at(metadata) if command is not None else None,
     )
     return deployment, spec_problem
 
@@ -243,8 +245,18 @@ def _is_applied(metadata: Manifest, annotations: Manifest) -> bool:
             applied = {}
         if isinstance(applied, dict) and labels.COMMAND in applied:
             return True
+    return any(entry.get("operation") == "Apply" for entry in _command_owners(metadata))
+
+
+def _given_at(metadata: Manifest) -> datetime | None:
+    """When the command was written, to the second; None where the API server does not tell."""
+    times = (entry.get("time") for entry in _command_owners(metadata))
+    return max((at for time in times if (at := read_time(time)) is not None), default=None)
+
+
+def _command_owners(metadata: Manifest) -> Iterable[Manifest]:
+    """Who wrote the command, as the API server keeps book."""
     for entry in metadata.get("managedFields") or []:
         owned = ((entry.get("fieldsV1") or {}).get("f:metadata") or {}).get("f:annotations") or {}
-        if entry.get("operation") == "Apply" and f"f:{labels.COMMAND}" in owned:
-            return True
-    return False
+        if f"f:{labels.COMMAND}" in owned:
+            yield entry

@@ -41,6 +41,8 @@ def wants_control(status: LLMDeploymentStatus, facts: Facts) -> bool:
         warm is not None
         and status.canary_revision is None
         and facts.spec.gates.latency.mode != "Off"
+        # A route of the user's own has no leases: nothing would end a forgotten share there.
+        and facts.spec.traffic.provider == "Gateway"
         and facts.now < warm.until
     )
 

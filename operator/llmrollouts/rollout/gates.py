@@ -235,7 +235,9 @@ def _tell_metric(numbers: MetricNumbers) -> GateMetric:
 
 
 def _number(value: float | None) -> str | None:
-    return None if value is None else f"{value:.3g}"
+    if value is None:
+        return None
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
 
 
 def _is_due(told: GateStatus, was: GateStatus | None) -> bool:

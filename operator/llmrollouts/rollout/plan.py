@@ -47,7 +47,13 @@ States and transitions (a box is a state of the status, not of ``phase``, which 
                         share 0 confirmed -> out of the proxies -> quiet -> workers deleted
 
     Beside the step: LAPSE (share 0 without a verdict, back after 60 s of health; twice for one
-    cause: HOLD), PAUSE (the share stays, the clock stands still) and HOLD (a person is needed).
+    cause: HOLD), PAUSE (the share stays, the clock stands still) and HOLD (a person is needed: two
+    lapses, a frozen gate, a deadline without enough evidence). While the old one is WARM it answers
+    1 % as the control that the new one is compared with.
+
+What moves a rollout on is evidence, never its absence (gates.py): a step passes when no gate sees
+harm, and before a share above 5 % or the promotion when the gates have *shown* that there is none.
+A step that cannot get its evidence ends at its deadline as spec.strategy.onInconclusive says.
 
 The order of one round, first things first:
 
@@ -57,7 +63,7 @@ The order of one round, first things first:
 4. follow the spec: revert, replace                              here
 5. verdicts: deaths, gates, lapse, the watch after a promotion   deaths.py gates.py lapse.py
 6. advance: first revision, step, promotion, start of a rollout  bootstrap.py steps.py promotion.py
-7. retire what is no longer wanted                               retire.py
+7. name the stage and its level; retire what is not wanted       attempt.py retire.py
 8. say how it stands; derive traffic and workers                 conditions.py summary.py routes.py
 
 It never raises on any observation, reads no clock, and does no I/O. Called by the controller.

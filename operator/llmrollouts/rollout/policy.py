@@ -30,6 +30,11 @@ def combine_policy(objectives: Objectives, strategy: Strategy) -> Policy:
         margin=None if margin is None else 1 + parse_percent(margin),
         promotion_margin=1 + parse_percent(objectives.promotion_margin),
         error_budget=parse_percent(strategy.error_budget),
-        limits={metric: parse_duration(text) for metric, text in texts.items() if text is not None},
+        # To the microsecond, as it is written: 350ms is 0.35 and not a hair beside it.
+        limits={
+            metric: round(parse_duration(text), 6)
+            for metric, text in texts.items()
+            if text is not None
+        },
         error_limit=None if errors is None else parse_percent(errors),
     )

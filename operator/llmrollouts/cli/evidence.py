@@ -1,0 +1,74 @@
+"""What the gates say, in lines that a person reads: verdict, requests, evidence by metric.
+
+Draws status.gates as the operator committed it; computes and decides nothing. Called by screen.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from rich.text import Text
+
+from llmrollouts.api.status import GateMetric, GateStatus, Verdict
+
+# Shapes carry the meaning, colours repeat it.
+_MARKS: Final[dict[Verdict, tuple[str, str]]] = {
+    "Passed": ("✔", "green"),
+    "Failed": ("✘", "red"),
+    "Frozen": ("!", "red"),
+    "Error": ("!", "yellow"),
+    "Inconclusive": ("?", "yellow"),
+}
+# A screen that one reads in five seconds has no room for more; `-o json` has them all.
+SHOWN_METRICS: Final = 6
+
+
+def draw_gates(gates: Iterable[GateStatus]) -> Text | None:
+    """A block of lines; None when no gate has spoken."""
+    text = Text()
+    for gate in gates:
+        if text:
+            text.append("\n")
+        mark, colour = _MARKS[gate.verdict]
+        text.append(f"  {mark} ", style=colour)
+        text.append(f"gate {gate.name}: ", style="bold")
+        text.append(_describe_verdict(gate), style=colour)
+        if gate.canary_requests is not None:
+            text.append(
+                f" · {gate.canary_requests:,} requests against {gate.control_requests or 0:,}"
+            )
+        text.append(f"\n      {gate.message}")
+        for metric in gate.metrics[:SHOWN_METRICS]:
+            text.append(f"\n      {_describe_metric(metric)}", style="dim")
+    return text or None
+
+
+def _describe_verdict(gate: GateStatus) -> str:
+    """The verdict, and what a larger share still waits for."""
+    told = gate.verdict if gate.verdict == "Passed" else f"{gate.verdict} ({gate.reason})"
+    match gate.proof:
+        case "Proven":
+            return f"{told}, shown to be no worse"
+        case "Collecting" if gate.verdict == "Passed":
+            return f"{told} so far, not yet shown to be no worse"
+        case _:
+            return told
+
+
+def _describe_metric(metric: GateMetric) -> str:
+    parts = []
+    ratios = [
+        f"{name} {value}x"
+        for name, value in (("p50", metric.p50), ("p95", metric.p95), ("p99", metric.p99))
+        if value is not None
+    ]
+    if ratios:
+        parts.append(f"{', '.join(ratios)} as slow")
+    if metric.evidence is not None and metric.needed is not None:
+        parts.append(f"evidence of harm {metric.evidence}, acts at {metric.needed}")
+    if metric.ks_lower not in (None, "0"):
+        parts.append(f"at least {metric.ks_lower} apart")
+    if not parts and metric.message:
+        parts.append(metric.message)
+    return f"{metric.name:<10} {'; '.join(parts)}".rstrip()
