@@ -1,41 +1,57 @@
 """What the tap costs the engine that it sits in, measured beside the same engine without it.
 
-    python -m bench.tap_cost [--rounds 30] [--seconds 2]
+    python -m bench.tap_cost [--rounds 30] [--seconds 2] [--singles 300]
     python -m bench.tap_cost --tapped-port 8001 --bare-port 8002 --name tap_cost_vllm
 
-Two workers, one with the tap and one without, are loaded in turn, in slices of a few seconds, in
-the order AB BA AB ..., so that whatever else the machine does meets both alike. Each pair of slices
-gives one ratio; the result is their mean with a 95 % interval (bootstrap over the pairs). Two costs
-are told, because on a shared machine the second is far less noisy:
+Three measurements, from the most direct to the least noisy; raw results in
+``bench/results/<name>.json``:
 
-* requests/s under a closed loop of users that never pause;
-* processor time for each request: of the API server process, in which the tap runs, of the whole
-  engine, and of the launcher, which listens.
+* *under load*: two workers, one with the tap and one without, are loaded by users that never pause,
+  in turn, in slices of a few seconds, in the order AB BA AB ..., so that whatever else the machine
+  does meets both alike. Each pair of slices gives one ratio;
+* *one at a time*: single requests in turn to both, and the processor time that each took of the API
+  server process (in which the tap runs), of the whole engine, and of the launcher (which listens).
+  On a shared machine this says more, because waiting for a processor takes no processor time;
+* *alone*: the tap around a program that does nothing else, on one core: microseconds of processor
+  time for each request and for each token. Divided by what the engine's API server takes for the
+  same answer this is its share, free of the noise of the other two.
 
-Without ports it starts the fake engine twice, which is the hard case: its answers cost a tenth of
-vLLM's. With ports it measures workers that already run (the real vLLM; start two launchers whose
-launcher.json differ in `tap`, the ports and nothing else); they must run on this machine, because
-the processor time is read from /proc. Raw slices in ``bench/results/<name>.json``.
+Ratios are medians with a 95 % interval (bootstrap). Without ports it starts the fake engine twice,
+which is the hard case: its answers cost a third of vLLM's. With ports it measures workers that
+already run (the real vLLM; start two launchers whose launcher.json differ in `tap`, the ports and
+nothing else, both with long `idleProbe` intervals); they must run on this machine, because the
+processor time is read from /proc.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
+import os
 import random
+import socket
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.results_file import keep, summarise
 from e2e.models.tiny_model import RECIPES, make_model
 from tests.worker_image.programs import HOST, Worker
+from worker_image.launcher.tap.llmrollouts_tap import Tap
+from worker_image.launcher.tap.llmrollouts_tap.outlet import GATHER_SECONDS
+from worker_image.launcher.tap.llmrollouts_tap.wire import (
+    ADDRESS_VARIABLE,
+    TOKEN_VARIABLE,
+    socket_address,
+)
 
 END_OF_CHUNKS = b"0\r\n\r\n"
 PROBES = {"intervalSeconds": 600, "failures": 3, "timeoutSeconds": 60, "busyIntervalSeconds": 600}
@@ -148,6 +164,7 @@ class Load:
         self.ttft.clear()
         self.latency.clear()
         asyncio.get_running_loop().call_later(seconds, self._stop)
+        # At least one request of each user, however short the time is.
         began = time.perf_counter()
         await asyncio.gather(*(self._one_user() for _ in range(self._users)))
         return time.perf_counter() - began
@@ -157,7 +174,7 @@ class Load:
 
     async def _one_user(self) -> None:
         reader, writer = await asyncio.open_connection(HOST, self._port)
-        while not self._over:
+        while True:
             began = time.perf_counter()
             writer.write(self._request)
             head = await reader.readuntil(b"\r\n\r\n")
@@ -170,6 +187,8 @@ class Load:
                 received = received[-8:] + part
             self.ttft.append((first - began) * 1e3)
             self.latency.append((time.perf_counter() - began) * 1e3)
+            if self._over:
+                break
         writer.close()
         await writer.wait_closed()
 
@@ -188,11 +207,10 @@ async def measure_slice(engine: Engine, load: Load, seconds: float) -> Slice:
     )
 
 
-async def measure(
-    tapped: Engine, bare: Engine, *, rounds: int, seconds: float, users: int, tokens: int
-) -> list[Slice]:
+async def measure(tapped: Engine, bare: Engine, shape: Shape) -> list[Slice]:
     """2 * rounds slices; the order within a round turns each time."""
-    loads = {engine.port: Load(engine.port, users, tokens) for engine in (tapped, bare)}
+    loads = {engine.port: Load(engine.port, shape.users, shape.tokens) for engine in (tapped, bare)}
+    rounds, seconds = shape.rounds, shape.seconds
     for engine in (tapped, bare):
         await loads[engine.port].run(seconds)  # connections are open, code is warm
     slices = []
@@ -208,6 +226,118 @@ async def measure(
     return slices
 
 
+async def measure_singles(
+    tapped: Engine, bare: Engine, count: int, tokens: int
+) -> dict[str, list[Cpu]]:
+    """Processor seconds of single requests, in turn."""
+    loads = {engine.port: Load(engine.port, 1, tokens) for engine in (tapped, bare)}
+    spent: dict[str, list[Cpu]] = {"tapped": [], "bare": []}
+    for number in range(count):
+        for engine in (tapped, bare) if number % 2 else (bare, tapped):
+            before = engine.cpu_seconds()
+            await loads[engine.port].run(0)
+            await asyncio.sleep(GATHER_SECONDS * 2)  # what the tap keeps back is sent by then
+            spent["tapped" if engine.tapped else "bare"].append(engine.cpu_seconds() - before)
+    return spent
+
+
+def compare_singles(spent: dict[str, list[Cpu]]) -> dict[str, Any]:
+    pairs = list(zip(spent["tapped"], spent["bare"], strict=True))
+
+    def of_each(part: Callable[[Cpu], float]) -> dict[str, Any]:
+        return {
+            "microseconds_without": round(statistics.median(part(b) for _, b in pairs) * 1e6, 1),
+            "microseconds_added": _interval([(part(t) - part(b)) * 1e6 for t, b in pairs]),
+        }
+
+    return {
+        "api_server": of_each(lambda cpu: cpu.api),
+        "api_server_ratio": _interval([t.api / b.api for t, b in pairs]),
+        "engine": of_each(lambda cpu: cpu.engine),
+        "engine_ratio": _interval([t.engine / b.engine for t, b in pairs]),
+        "launcher": of_each(lambda cpu: cpu.launcher),
+        "requests": len(pairs),
+    }
+
+
+# -- the tap alone ---------------------------------------------------------------------------------
+
+CHUNK = (
+    b'data: {"id":"cmpl-b598222b032b27ed","object":"text_completion","created":1795396278,"model":'
+    b'"chat","choices":[{"index":0,"text":" barley","logprobs":null,"finish_reason":null,'
+    b'"stop_reason":null,"token_ids":null,"prompt_logprobs":null,"prompt_token_ids":null}]}\n\n'
+)
+
+
+async def _idle_program(scope: Any, receive: Any, send: Any) -> None:
+    """Streams CHUNK as many times as the scope says, and does nothing else."""
+    await receive()
+    headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for _ in range(scope["tokens"]):
+        await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
+    await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def measure_alone(repeats: int = 15, requests: int = 200) -> dict[str, Any]:
+    """Microseconds of processor time of one thread, sending the datagrams included."""
+    address = f"@llmrollouts-bench-{os.getpid()}"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.bind(socket_address(address))
+    stopped = threading.Event()
+
+    def listen() -> None:
+        listener.settimeout(0.1)
+        while not stopped.is_set():
+            with contextlib.suppress(TimeoutError):
+                listener.recv(65536)
+
+    listening = threading.Thread(target=listen)
+    listening.start()
+    os.environ[ADDRESS_VARIABLE], os.environ[TOKEN_VARIABLE] = address, "00" * 16
+    tap = Tap(_idle_program)
+    scope = {
+        "type": "http",
+        "path": "/v1/completions",
+        "method": "POST",
+        "headers": [(b"host", b"x"), (b"accept", b"*/*"), (b"content-type", b"application/json")],
+    }
+
+    async def receive() -> dict[str, Any]:
+        body = b'{"model": "chat", "prompt": "hello", "stream": true}'
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(_message: Any) -> None:
+        return
+
+    async def once(program: Any, tokens: int) -> float:
+        began = time.thread_time()
+        for _ in range(requests):
+            await program({**scope, "tokens": tokens}, receive, send)
+        await asyncio.sleep(GATHER_SECONDS * 2)
+        return (time.thread_time() - began) / requests * 1e6
+
+    added: dict[int, list[float]] = {1: [], 257: []}
+    for _ in range(repeats):
+        for tokens, values in added.items():
+            values.append(await once(tap, tokens) - await once(_idle_program, tokens))
+    stopped.set()
+    listening.join()
+    listener.close()
+    if tap.outlet is not None:
+        tap.outlet.close()
+    first, long = (statistics.median(values) for values in added.values())
+    return {
+        "microseconds_per_request": round(first, 2),
+        "microseconds_per_further_token": round((long - first) / 256, 3),
+        "raw_microseconds": {str(n): [round(x, 2) for x in v] for n, v in added.items()},
+    }
+
+
+# -- the results -----------------------------------------------------------------------------------
+
+
 def compare(slices: Sequence[Slice]) -> dict[str, Any]:
     """Tapped divided by bare, paired by round."""
     pairs = [
@@ -218,12 +348,6 @@ def compare(slices: Sequence[Slice]) -> dict[str, Any]:
     def ratios(of: Any) -> dict[str, float]:
         return _interval([of(tapped) / of(bare) for tapped, bare in pairs])
 
-    def per_request(of: Any) -> dict[str, float]:
-        """Microseconds of processor time: added by the tap, and without it."""
-        added = [(of(t) / t.requests - of(b) / b.requests) * 1e6 for t, b in pairs]
-        without = statistics.mean(of(b) / b.requests * 1e6 for _, b in pairs)
-        return {"without": round(without, 1), **_interval(added)}
-
     return {
         "requests_per_second_ratio": ratios(lambda one: one.rate),
         "api_server_cpu_per_request_ratio": ratios(lambda one: one.cpu.api / one.requests),
@@ -231,26 +355,54 @@ def compare(slices: Sequence[Slice]) -> dict[str, Any]:
         "median_ttft_ratio": ratios(lambda one: one.ttft["median"]),
         "median_latency_ratio": ratios(lambda one: one.latency["median"]),
         "p99_latency_ratio": ratios(lambda one: one.latency["p99"]),
-        "api_server_cpu_added_microseconds_per_request": per_request(lambda one: one.cpu.api),
-        "engine_cpu_added_microseconds_per_request": per_request(lambda one: one.cpu.engine),
-        "launcher_cpu_added_microseconds_per_request": per_request(lambda one: one.cpu.launcher),
         "requests": sum(one.requests for one in slices),
         "requests_per_second_without": round(statistics.mean(b.rate for _, b in pairs), 1),
     }
 
 
 def _interval(values: Sequence[float]) -> dict[str, float]:
-    """The mean and its 95 % interval by bootstrap."""
+    """The median and its 95 % interval by bootstrap."""
     draw = random.Random(1)
-    means = sorted(statistics.mean(draw.choices(values, k=len(values))) for _ in range(2000))
+    found = sorted(statistics.median(draw.choices(values, k=len(values))) for _ in range(2000))
     return {
-        "mean": round(statistics.mean(values), 4),
-        "low": round(means[50], 4),
-        "high": round(means[-51], 4),
+        "median": round(statistics.median(values), 4),
+        "low": round(found[50], 4),
+        "high": round(found[-51], 4),
     }
 
 
-async def measure_fake(rounds: int, seconds: float, users: int, tokens: int) -> list[Slice]:
+@dataclass(frozen=True)
+class Shape:
+    """How much is measured, and of what."""
+
+    rounds: int
+    seconds: float
+    users: int
+    tokens: int
+    singles: int
+
+
+async def measure_both(tapped: Engine, bare: Engine, shape: Shape) -> dict[str, Any]:
+    slices = await measure(tapped, bare, shape)
+    singles = await measure_singles(tapped, bare, shape.singles, shape.tokens)
+    alone = await measure_alone()
+    compared = compare_singles(singles)
+    own = alone["microseconds_per_request"]
+    own += alone["microseconds_per_further_token"] * (shape.tokens - 1)
+    share = own / compared["api_server"]["microseconds_without"]
+    return {
+        "under_load": compare(slices),
+        "one_at_a_time": compared,
+        "alone": {**alone, "share_of_the_api_servers_time": round(share, 5)},
+        "raw_slices": [asdict(one) for one in slices],
+        "raw_singles": {
+            name: [[round(x * 1e6, 1) for x in astuple(cpu)] for cpu in spent]
+            for name, spent in singles.items()
+        },
+    }
+
+
+async def measure_fake(shape: Shape) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "v1"
         make_model(RECIPES["v1"], model, {})
@@ -265,13 +417,11 @@ async def measure_fake(rounds: int, seconds: float, users: int, tokens: int) -> 
             for name, tapped in (("tapped", True), ("bare", False))
         ]
         try:
-            engines = [
+            tapped, bare = (
                 Engine(worker.until_ready().engine_port, tapped=not place)
                 for place, worker in enumerate(workers)
-            ]
-            return await measure(
-                *engines, rounds=rounds, seconds=seconds, users=users, tokens=tokens
             )
+            return await measure_both(tapped, bare, shape)
         finally:
             for worker in workers:
                 worker.kill()
@@ -283,27 +433,24 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each slice")
     parser.add_argument("--users", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=64, help="of each answer")
+    parser.add_argument("--singles", type=int, default=300, help="requests one at a time, each")
     parser.add_argument("--tapped-port", type=int, help="of a running engine with the tap")
     parser.add_argument("--bare-port", type=int, help="of a running engine without it")
     parser.add_argument("--name", default="tap_cost", help="of the file in bench/results")
     chosen = parser.parse_args()
     if (chosen.tapped_port is None) != (chosen.bare_port is None):
         parser.error("--tapped-port and --bare-port go together")
-    shape: dict[str, Any] = {
-        "rounds": chosen.rounds,
-        "seconds": chosen.seconds,
-        "users": chosen.users,
-        "tokens": chosen.tokens,
-    }
+    shape = Shape(chosen.rounds, chosen.seconds, chosen.users, chosen.tokens, chosen.singles)
     if chosen.tapped_port is None:
-        slices = asyncio.run(measure_fake(**shape))
+        engine, results = "the fake engine", asyncio.run(measure_fake(shape))
     else:
         tapped = Engine(chosen.tapped_port, tapped=True)
-        slices = asyncio.run(measure(tapped, Engine(chosen.bare_port, tapped=False), **shape))
-    engine = "fake engine" if chosen.tapped_port is None else "running workers"
-    compared = compare(slices)
-    print(json.dumps(compared, indent=1))
-    print(keep(chosen.name, {"engine": engine, **shape, **compared, "raw": [*map(asdict, slices)]}))
+        bare = Engine(chosen.bare_port, tapped=False)
+        engine, results = "running workers", asyncio.run(measure_both(tapped, bare, shape))
+    load = [round(one, 2) for one in os.getloadavg()]
+    kept = {"engine": engine, **asdict(shape), "load_average": load, **results}
+    print(json.dumps({k: v for k, v in kept.items() if not k.startswith("raw")}, indent=1))
+    print(keep(chosen.name, kept))
 
 
 if __name__ == "__main__":
