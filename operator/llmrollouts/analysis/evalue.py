@@ -8,13 +8,13 @@ variables (1963), theorem 4.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
@@ -53,15 +53,19 @@ class Cell:
         )
 
 
-_log_factorials: FloatArray = gammaln(np.arange(4096, dtype=np.float64) + 1.0)
+_log_factorials: FloatArray = np.zeros(1)
 
 
 def _log_factorial_table(largest: int) -> FloatArray:
-    """ln n! for n = 0 … largest; grown by doubling, as seconds repeat sizes."""
+    """ln n! for n = 0 … largest; grown by doubling, as seconds repeat sizes.
+
+    From the standard library: scipy.special for this alone would be 15 MiB of every operator.
+    """
     global _log_factorials  # noqa: PLW0603  # a table of constants, grown once
-    if largest >= len(_log_factorials):
-        size = max(largest + 1, 2 * len(_log_factorials))
-        _log_factorials = gammaln(np.arange(size, dtype=np.float64) + 1.0)
+    known = len(_log_factorials)
+    if largest >= known:
+        more = [math.lgamma(n + 1.0) for n in range(known, max(largest + 1, 2 * known, 4096))]
+        _log_factorials = np.concatenate([_log_factorials, more])
     return _log_factorials
 
 

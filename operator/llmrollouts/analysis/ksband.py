@@ -13,12 +13,15 @@ from functools import lru_cache
 from typing import Final
 
 import numpy as np
-from scipy.optimize import brentq
 
 from llmrollouts.analysis.evalue import Cell
 
 _A: Final = 0.85
 _FIRST: Final = 20  # the band starts at this many requests
+# Where C is looked for, and how exactly.
+_LOWEST: Final = 2.0
+_HIGHEST: Final = 200.0
+_CLOSE: Final = 1e-11
 
 
 def _excess(c: float, etas: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
@@ -39,10 +42,15 @@ def band_constant(alpha: float) -> float:
         raise ValueError(f"a level lies between 0 and 0.5, not at {alpha}")
     etas = 1 + np.logspace(-4, math.log10(2 * _A * _A - 1), 600)
 
-    def distance(c: float) -> float:
-        return min(_excess(c, etas), 1e9) - alpha
-
-    return float(brentq(distance, 2.0, 200.0))
+    # By halving: the probability only falls. scipy.optimize would be 18 MiB of every operator.
+    low, high = _LOWEST, _HIGHEST
+    while high - low > _CLOSE:
+        middle = (low + high) / 2
+        if _excess(middle, etas) > alpha:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def band_width(requests: int, alpha: float) -> float:
