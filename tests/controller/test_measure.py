@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from llmrollouts.api import labels
-from llmrollouts.controller.measure import LOST_AFTER, SAVE_EVERY
+from llmrollouts.controller.measure import SAVE_EVERY
+from llmrollouts.controller.memory import LOST_AFTER
 from llmrollouts.kube.port import CONFIG_MAP
 from llmrollouts.metrics.record import EvidenceRecord
 from tests.controller.gate_world import CANARY, STABLE, UID, World
@@ -187,7 +188,7 @@ async def test_evidence_is_restored_to_the_bit_and_the_gap_is_read_again() -> No
     before = stored(world)
     assert before.state is not None
     await restart(world)
-    await world.measurement._load(world.assignment())
+    await world.measurement._memory.load(world.measurement._store, "prod/chat")
     world.measurement._enter(world.assignment())
     compared = world.measurement._compared
     assert compared is not None
@@ -280,7 +281,7 @@ async def test_the_next_stage_carries_the_proof_and_a_new_attempt_does_not() -> 
         assert compared.state.proof.requests[key] >= requests
     world.stage = f"{CANARY}/2/0-Shadow-50000"
     await world.run(1)
-    assert world.measurement._proof.requests == {}
+    assert world.measurement._memory.proof.requests == {}
 
 
 def stored_after(world: World) -> dict[str, int]:

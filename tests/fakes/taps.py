@@ -23,8 +23,8 @@ from worker_image.launcher.tap.llmrollouts_tap import wire
 @dataclass(frozen=True)
 class Law:
     """How a revision answers. ttft: median seconds to the first token; sigma: of its logarithm;
-    token: median seconds for each further token; tokens: of an answer; failing: the part that fails;
-    hangs: nothing is ever answered."""
+    token: median seconds for each further token; tokens: of an answer; failing: the part that
+    fails; hangs: nothing is ever answered."""
 
     ttft: float = 0.095
     sigma: float = 0.5

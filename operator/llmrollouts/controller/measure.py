@@ -6,9 +6,9 @@
                   └── until the API server answers: nothing starts from nothing by mistake
 
 What it says is read by each round (``gates``), and a verdict that changes wakes one at once.
-Evidence is stored when a stage begins and every ten seconds. Evidence that was lost is begun again
-with half of the stage's level: a restart never buys a second chance to be wrong. An error of its
-own is a verdict Error and a new look a second later; it never stops other deployments.
+Evidence is stored when a stage begins and every ten seconds (controller/memory says how a stage
+begins after a restart). An error of its own is a verdict Error and a new look a second later; it
+never stops other deployments.
 It decides nothing about the rollout. Started and stopped by controller/gate_engine.
 """
 
@@ -22,13 +22,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from llmrollouts.analysis.baseline import Baseline
-from llmrollouts.analysis.proof import Proof
 from llmrollouts.analysis.stage import freeze_stage
 from llmrollouts.api.reasons import Reason
 from llmrollouts.controller import verdicts
 from llmrollouts.controller.assignment import Assignment
-from llmrollouts.controller.evidence import EvidenceStore, Unreadable
+from llmrollouts.controller.evidence import EvidenceStore
+from llmrollouts.controller.memory import Memory
 from llmrollouts.controller.verdicts import Saying
 from llmrollouts.kube.port import KubeError
 from llmrollouts.metrics.baseline import BaselineCollector
@@ -36,8 +35,7 @@ from llmrollouts.metrics.comparison import Comparison, Conditions, choose_contro
 from llmrollouts.metrics.page import NoTap, PageError
 from llmrollouts.metrics.placebo import Placebo
 from llmrollouts.metrics.port import Query, Reading, SampleReader, Worker
-from llmrollouts.metrics.record import EvidenceRecord, PlaceboResult, attempt_of
-from llmrollouts.metrics.timeline import Timeline
+from llmrollouts.metrics.record import PlaceboResult
 from llmrollouts.rollout.observation import Gate
 from llmrollouts.traffic.port import TrafficPort
 
@@ -45,8 +43,6 @@ LOG: Final = logging.getLogger(__name__)
 
 PERIOD: Final = 1.0
 SAVE_EVERY: Final = 10.0
-# A stage that has run for longer and of which nothing is stored has lost its evidence.
-LOST_AFTER: Final = 15.0
 # What the last look said is too old after so many seconds: the measurement itself hangs.
 SILENT: Final = 5.0
 # A baseline is asked of so many stable workers: more would not make it better.
@@ -81,23 +77,11 @@ class Measurement:
         self._said: Gate | None = None
         self._looked_at = means.clock()
         self._saved_at = -math.inf
-        # What a restart brings back.
-        self._loaded = False
-        self._found: EvidenceRecord | None = None
-        self._foreign: str | None = None
-        # The running stage; None before the first look.
-        self._stage: str | None = None
-        self._level = 0.0
-        self._lost: str | None = None
-        self._detected: datetime | None = None
+        self._memory = Memory()
         self._collector: BaselineCollector | None = None
         self._failures: dict[str, PageError] = {}
         self._compared: Comparison | None = None
         self._placebo: Placebo | None = None
-        # What goes on from stage to stage.
-        self._baseline: Baseline | None = None
-        self._proof = Proof()
-        self._placebo_past = PlaceboResult()
 
     # What the rounds ask for.
 
@@ -125,7 +109,7 @@ class Measurement:
         """How often the test fired on stable workers; None: not asked for."""
         if not self._assigned.placebo:
             return None
-        past = self._placebo_past
+        past = self._memory.placebo
         now = self._placebo.result() if self._placebo is not None else PlaceboResult()
         return PlaceboResult(past.stages + now.stages, past.firings + now.firings)
 
@@ -154,9 +138,13 @@ class Measurement:
             self._say(verdicts.error(Reason.GATE_BROKEN, told))
 
     async def _look(self, assigned: Assignment) -> None:
-        if not self._loaded and not await self._load(assigned):
+        try:
+            await self._memory.load(self._store, str(assigned.key))
+        except KubeError as problem:
+            told = f"the stored evidence cannot be read: {str(problem)[:200]}"
+            self._say(verdicts.wait(Reason.GATE_ERROR, told))
             return
-        if assigned.stage != self._stage:
+        if assigned.stage != self._memory.stage:
             self._enter(assigned)
         if self._compared is None:
             await self._collect(assigned)
@@ -164,88 +152,15 @@ class Measurement:
             await self._compare(self._compared, assigned)
         self._save()
 
-    async def _load(self, assigned: Assignment) -> bool:
-        """Read what was stored. False: that cannot be known yet."""
-        try:
-            self._found = await self._store.load()
-        except Unreadable as problem:
-            names = {"llmdeployment": str(assigned.key), "error": str(problem)[:300]}
-            LOG.warning("Found no usable evidence", extra=names)
-            self._foreign = None if problem.ours else str(problem)
-        except KubeError as problem:
-            told = f"the stored evidence cannot be read: {str(problem)[:200]}"
-            self._say(verdicts.wait(Reason.GATE_ERROR, told))
-            return False
-        self._loaded = True
-        return True
-
-    # Stages.
-
     def _enter(self, assigned: Assignment) -> None:
         """Another stage begins, or a stored one goes on."""
-        first = self._stage is None
-        self._end_stage(assigned)
-        self._stage, self._level = assigned.stage, assigned.level
-        self._detected, self._lost = None, None
-        self._saved_at = -math.inf
-        found, self._found = self._found, None
-        try:
-            if found is not None and self._take_up(found, assigned):
-                return
-        except ValueError as problem:
-            names = {"llmdeployment": str(assigned.key), "error": str(problem)[:300]}
-            LOG.warning("Found no usable evidence", extra=names)
-        if first and self._has_run(assigned):
-            self._level = assigned.level / 2
-            self._lost = (
-                "no evidence of this stage so far is stored: it begins again with half of the "
-                "stage's error budget"
-            )
-        if self._collector is None:
-            self._collector = BaselineCollector(self._means.clock())
-
-    def _end_stage(self, assigned: Assignment) -> None:
-        """Keep what the next stage may use of this one."""
-        if self._compared is not None:
-            self._proof = self._compared.state.proof
-            self._placebo_past = self.placebo() or self._placebo_past
+        ended = self._compared
+        if ended is not None:
+            self._memory.placebo = self.placebo() or self._memory.placebo
             self._collector = None  # its baseline is of the time before that stage
-        self._compared, self._placebo = None, None
-        if attempt_of(self._stage or "") != attempt_of(assigned.stage):
-            self._proof = Proof()
-
-    def _has_run(self, assigned: Assignment) -> bool:
-        if not assigned.stage or assigned.started_at is None:
-            return False
-        return self._means.clock() - assigned.started_at.timestamp() > LOST_AFTER
-
-    def _take_up(self, found: EvidenceRecord, assigned: Assignment) -> bool:
-        """Go on from what was stored, to the bit; False: it is of another stage."""
-        self._baseline = found.baseline
-        if found.placebo is not None:
-            self._placebo_past = found.placebo
-        if attempt_of(found.name) == attempt_of(assigned.stage):
-            self._proof = found.proof
-        if found.name != assigned.stage or not assigned.stage:
-            return False
-        self._level, self._lost = found.level, next(iter(found.notes), None)
-        if found.detected_at is not None:
-            self._detected = datetime.fromisoformat(found.detected_at)
-        if found.stage is None or found.state is None or found.timeline is None:
-            self._collector = BaselineCollector(self._means.clock())
-            return True
-        now = self._means.clock()
-        timeline = Timeline.from_json(found.timeline, found.stage.measurement, now)
-        self._compared = Comparison(
-            found.stage,
-            found.control,
-            int(now),
-            canary=found.canary,
-            going_on=(found.state, timeline),
-        )
-        names = {"llmdeployment": str(assigned.key), "stage": found.name, "saved": found.saved_at}
-        LOG.info("Took up stored evidence", extra=names)
-        return True
+        self._placebo = None
+        self._compared = self._memory.enter(assigned, ended, self._means.clock())
+        self._saved_at = -math.inf
 
     # Before a stage: the baseline.
 
@@ -277,7 +192,7 @@ class Measurement:
     ) -> Saying | None:
         """Why the comparison cannot begin; None: it can."""
         now = self._means.clock()
-        known = self._baseline is not None and collector.was_patient(now)
+        known = self._memory.baseline is not None and collector.was_patient(now)
         saying: Saying | None = None
         if (absent := _first_without(assigned, warm=False)) is not None:
             saying = verdicts.no_worker(assigned.selector(absent))
@@ -300,21 +215,22 @@ class Measurement:
         now = self._means.clock()
         canary = sum(1 for each in assigned.canary if each.warm)
         control = [each for each in assigned.control if each.warm]
-        if collector.is_complete(now) or self._baseline is None:
-            self._baseline = collector.baseline
+        memory = self._memory
+        if collector.is_complete(now) or memory.baseline is None:
+            memory.baseline = collector.baseline
         if assigned.policy is None:
             raise ValueError(assigned.problem)
         stage = freeze_stage(
             assigned.stage,
             assigned.policy,
-            self._baseline,
-            self._level,
+            memory.baseline,
+            memory.level,
             assigned.ticks,
             canary,
             reversed=assigned.reverses,
         )
         group = choose_control(control, canary, self._how_busy(assigned))
-        self._compared = Comparison(stage, group, math.floor(now) + 1, proof=self._proof)
+        self._compared = Comparison(stage, group, math.floor(now) + 1, proof=memory.proof)
         self._collector = None
         self._saved_at = -math.inf
         names = {"llmdeployment": str(assigned.key), "stage": stage.name, "control": len(group)}
@@ -368,8 +284,8 @@ class Measurement:
         judgement = compared.judge()
         said = verdicts.judge(compared, judgement, conditions, now)
         found = said.verdict in ("Failed", "Frozen")
-        if found and self._detected is None:
-            self._detected = datetime.fromtimestamp(now, UTC)
+        if found and self._memory.detected is None:
+            self._memory.detected = datetime.fromtimestamp(now, UTC)
             self._saved_at = -math.inf
         self._publish(
             verdicts.make_gate(
@@ -378,7 +294,7 @@ class Measurement:
                 verdicts.word_of_proof(judgement, reverses=assigned.reverses),
                 verdicts.describe_numbers(judgement, compared.cut_streams),
                 verdicts.moment(judgement.first_seen) if found else None,
-                self._detected if found else None,
+                self._memory.detected if found else None,
                 observes=assigned.observes,
                 notes=self._notes(),
             )
@@ -400,7 +316,7 @@ class Measurement:
     # What it says and stores.
 
     def _notes(self) -> tuple[str, ...]:
-        notes = [note for note in (self._foreign, self._lost) if note is not None]
+        notes = [note for note in (self._memory.foreign, self._memory.lost) if note is not None]
         placebo = self.placebo()
         if placebo is not None:
             notes.append(
@@ -433,32 +349,13 @@ class Measurement:
             self._nudge()
 
     def _save(self) -> None:
-        now = self._means.clock()
-        if not self._stage or self._foreign is not None or now - self._saved_at < SAVE_EVERY:
+        now, memory, collector = self._means.clock(), self._memory, self._collector
+        if not memory.stage or memory.foreign is not None or now - self._saved_at < SAVE_EVERY:
             return
-        if self._store.save(self._make_record(self._stage, now)):
+        collected = collector.usable() if collector is not None else None
+        record = memory.make_record(self._compared, collected, self.placebo(), now)
+        if self._store.save(record):
             self._saved_at = now
-
-    def _make_record(self, stage: str, now: float) -> EvidenceRecord:
-        compared, collector = self._compared, self._collector
-        known = self._baseline
-        if known is None and collector is not None and collector.baseline.requests:
-            known = collector.baseline
-        return EvidenceRecord(
-            name=stage,
-            level=self._level,
-            saved_at=datetime.fromtimestamp(now, UTC).isoformat(),
-            stage=compared.stage if compared is not None else None,
-            state=compared.state if compared is not None else None,
-            proof=compared.state.proof if compared is not None else self._proof,
-            baseline=known,
-            timeline=compared.timeline_json() if compared is not None else None,
-            canary=compared.canary if compared is not None else {},
-            control=compared.control if compared is not None else {},
-            detected_at=self._detected.isoformat() if self._detected is not None else None,
-            notes=(self._lost,) if self._lost is not None else (),
-            placebo=self.placebo(),
-        )
 
 
 def _first_without(assigned: Assignment, *, warm: bool) -> str | None:

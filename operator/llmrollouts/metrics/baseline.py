@@ -53,6 +53,10 @@ class BaselineCollector:
         tokens = self._all_tokens()
         return found.add_tokens(dict(enumerate(tokens))) if tokens else found
 
+    def usable(self) -> Baseline | None:
+        """The same, once thresholds could be fixed by it."""
+        return self.baseline if self._requests >= MIN_BASELINE else None
+
     def ask(self, uid: str) -> tuple[Measurement | None, float | None, str | None]:
         """What to ask this worker for: measurement, since, boot."""
         cursor = self._cursors.get(uid)
