@@ -7,6 +7,8 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llmrollouts.analysis.counts import (
     Counts,
@@ -106,6 +108,42 @@ def test_what_does_not_belong_to_the_stage_is_refused() -> None:
         gate.judge(other)
     with pytest.raises(ValueError, match="no state of"):
         gate.take_latency(other, LatencySecond(stage.streams[0], 0, Counts(), Counts()))
+
+
+_BUCKETS = st.dictionaries(st.integers(0, 372), st.integers(0, 50), max_size=6)
+_COUNTS = st.builds(Counts, _BUCKETS, _BUCKETS, st.integers(0, 50))
+_OUTCOMES = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40)).map(
+    lambda parts: Outcomes(sum(parts), parts[0], parts[1])
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    ticks=st.lists(
+        st.tuples(st.integers(0, 30), st.integers(0, 30), _COUNTS, _COUNTS, _OUTCOMES, _OUTCOMES),
+        max_size=12,
+    )
+)
+def test_whatever_is_counted_the_state_is_sound_and_survives_json(
+    ticks: list[tuple[int, int, Counts, Counts, Outcomes, Outcomes]],
+) -> None:
+    """Without exact counts, as from an image without the tap."""
+    stage = make_stage(policy=POLICY)
+    gate, state = Gate(stage), start_state(stage)
+    lags = (0.0, *stage.measurement.outcome_lags)
+    for second, number, canary, control, ours, theirs in ticks:
+        stream = stage.streams[number % len(stage.streams)]
+        state = gate.take_latency(state, LatencySecond(stream, second, canary, control))
+        state = gate.take_outcomes(
+            state, OutcomeSecond(lags[number % len(lags)], second, ours, theirs)
+        )
+    judgement = gate.judge(state)
+    assert all(finding.evidence >= 0 for finding in judgement.findings)
+    assert all(0 <= finding.p_value <= 1 for finding in judgement.findings)
+    assert judgement.message.endswith(".")
+    again = GateState.from_json(state.to_json())
+    assert again == state
+    assert gate.judge(again) == judgement
 
 
 def test_the_state_stays_small_over_a_long_stage() -> None:
