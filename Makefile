@@ -41,6 +41,9 @@ demo: setup  ## a rollout of real vLLM to watch: set-up, two versions, every ste
 bench: setup  ## every benchmark, raw results to bench/results/ (hours; name one: make bench ONLY=rollback_time)
 	@$(PY) -m tools.benchmarks $(ONLY)
 
+bench-analysis: venv  ## the canary gate by simulation: false rollbacks, delays, promotions (25 minutes on one core)
+	@nice -n 10 $(PY) -m tools.benchmarks analysis_promotion analysis_detection analysis_false_rollbacks
+
 check: venv  ## format, lint, types, layers, generated files and the quick tests
 	@$(PY) -m tools.verify check
 
@@ -51,4 +54,4 @@ chart: venv  ## write the chart's carried files and the goldens of its rendering
 	@$(PY) -m tools.chart_files
 	@GOLDEN=write $(PY) -m pytest -q tests/chart -m "not apiserver"
 
-.PHONY: help setup venv lock cluster cluster-down cluster-reset cluster-status kubeconfig images demo bench check test chart
+.PHONY: help setup venv lock cluster cluster-down cluster-reset cluster-status kubeconfig images demo bench bench-analysis check test chart

@@ -88,7 +88,7 @@ def replay(
     min_requests: canary requests below which nothing is promotable. Raises TraceError."""
     begin = _find_begin(trace)
     row = int(np.searchsorted(trace.second, begin))
-    baseline = _read_baseline(trace.part(slice(0, row)))
+    baseline = read_baseline(trace.part(slice(0, row)))
     try:
         stage = freeze_stage("replay", policy, baseline, level, ticks, canary_workers)
     except ValueError as problem:
@@ -123,7 +123,7 @@ def _find_begin(trace: Trace) -> int:
     return int(stable[min(wanted, len(stable)) - 1]) + 1
 
 
-def _read_baseline(trace: Trace) -> Baseline:
+def read_baseline(trace: Trace) -> Baseline:
     """Stable's histogram and lengths of answers over the first part."""
     stable = Trace(
         *(

@@ -34,12 +34,15 @@ from llmrollouts.analysis.eprocess import (
 )
 from llmrollouts.analysis.evalue import FloatArray
 from llmrollouts.analysis.evalues import IntArray, log_e_many
-from llmrollouts.analysis.grid import GROWTH, buckets_in
+from llmrollouts.analysis.gateplan import ERRORS, split_level
+from llmrollouts.analysis.grid import BUCKETS, GROWTH, buckets_in
+from llmrollouts.analysis.policy import Policy
+from llmrollouts.analysis.stage import MIN_BASELINE, Baseline, Stage, freeze_stage
+from llmrollouts.analysis.thresholds import COMPARED
+from llmrollouts.analysis.tick import MIN_CANARY_REQUESTS
 
 SIGMA: Final = 0.5
 STABLE_ERRORS: Final = 0.001
-# The fewest canary requests on which latency may roll back.
-LEAST_REQUESTS: Final = 20
 _SLOW_LUCK: Final = 1.645  # standard deviations: 95 of 100 runs are quicker
 _START_WEIGHT: Final = 0.5
 _EVERY_SECOND_UP_TO: Final = 3600
@@ -122,7 +125,7 @@ def expect_delay(effect: Effect, setting: Setting) -> Power:
         chances: tuple[tuple[float, float], ...] = ((base + (1 - base) * effect.failing, base),)
     else:
         bets, cap, level = LATENCY_BETS, TICK_CAP, setting.latency_level
-        least = LEAST_REQUESTS / setting.canary
+        least = MIN_CANARY_REQUESTS / setting.canary
         chances = tuple(
             (_chance_over(effect, setting, quantile), 1 - quantile) for quantile in QUANTILES
         )
@@ -233,6 +236,43 @@ def _first_crossing(
 def is_blind(powers: Sequence[Power]) -> bool:
     """Whether the step finds no slower revision at all."""
     return all(power.p95 is None for power in powers if not power.effect.failing)
+
+
+def make_setting(stage: Stage, canary: float, control: float, sigma: float = SIGMA) -> Setting:
+    """The setting of a frozen stage at these rates of compared requests."""
+    levels = split_level(stage)
+    latency = [levels[metric.value] for metric in stage.thresholds]
+    return Setting(
+        canary,
+        control,
+        stage.margin,
+        # Without a baseline no latency is compared: a level that nothing reaches.
+        min(latency, default=1e-300),
+        # Failures are read early and late, with half of their level each.
+        levels[ERRORS] / 2,
+        stage.ticks,
+        sigma,
+    )
+
+
+def suppose_stage(policy: Policy, level: float, seconds: int, canary_workers: int) -> Stage:
+    """A stage of a service nobody has measured yet: all three latencies are compared. Only ratios
+    count in this module, so the latencies themselves are any."""
+    histogram = (0,) * 100 + (MIN_BASELINE,) + (0,) * (BUCKETS - 100)
+    baseline = Baseline(dict.fromkeys(COMPARED, histogram))
+    return freeze_stage("supposed", policy, baseline, level, seconds, canary_workers)
+
+
+def describe_power(stage: Stage, rate: float, control_rate: float | None = None) -> str:
+    """What a running step can find at its real rate of canary requests, in one sentence.
+
+    rate, control_rate: compared requests a second; control: four times the canary's by default.
+    Takes some tenths of a second the first time; results are kept for rates of two digits.
+    """
+    # Two digits here as well, so that a rate that wanders finds its result again.
+    canary = _rounded(rate)
+    control = _rounded(4 * canary if control_rate is None else control_rate)
+    return describe_findings(find_power(make_setting(stage, canary, control)), rate)
 
 
 def describe_findings(powers: Sequence[Power], rate: float) -> str:

@@ -23,6 +23,7 @@ from llmrollouts.cli.failure import Failure, Missing
 from llmrollouts.cli.orders import Answer, find_target, give
 from llmrollouts.cli.past import draw_history, read_records
 from llmrollouts.cli.picture import Picture, fetch, gather
+from llmrollouts.cli.plan import plan_command
 from llmrollouts.cli.replay import replay_command
 from llmrollouts.cli.report import report_answer, report_history, report_picture
 from llmrollouts.cli.screen import describe_rollback, draw, draw_list
@@ -253,6 +254,7 @@ def _tell(session: Session, answer: Answer) -> None:
         session.out.print(describe_rollback(answer.rollback), markup=False, soft_wrap=True)
 
 
+cli.add_command(plan_command)
 cli.add_command(replay_command)
 
 

@@ -1,0 +1,1 @@
+"""Simulations of the canary gate: worlds, the gate over many runs at once, intervals."""

@@ -1,0 +1,162 @@
+"""The gate over many simulated runs at once: the same tests, levels and bets, as arrays.
+
+Laid out from the gate's own plan of a stage (``gateplan``), so weights, lags and caps are those of
+the product; a test feeds both the same seconds and compares the second at which each decides. What
+it leaves out: hard limits and the wording of findings.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmrollouts.analysis.counts import Metric
+from llmrollouts.analysis.eprocess import EProcess
+from llmrollouts.analysis.evalue import FloatArray
+from llmrollouts.analysis.evalues import IntArray, log_e_many
+from llmrollouts.analysis.gate import Gate
+from llmrollouts.analysis.gateplan import band_name, plan_latency, plan_outcomes
+from llmrollouts.analysis.ksband import band_constant
+from llmrollouts.analysis.noninferiority import PROOF_LOG_BETS
+from llmrollouts.analysis.stage import Stage
+from llmrollouts.analysis.tick import MIN_CANARY_REQUESTS
+
+_FIRST = 20  # the band starts at this many requests
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """decided: for each metric the second at whose end it decided, shape (runs,), inf: never;
+    proven: the second at which every quantile was accepted."""
+
+    decided: Mapping[str, FloatArray]
+    proven: FloatArray
+
+    @property
+    def first(self) -> FloatArray:
+        """When the gate rolled back, whatever the metric."""
+        return np.min(np.stack(list(self.decided.values())), axis=0)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One e-process: which cells it reads, its rule and what it serves."""
+
+    metric: str
+    cells: str
+    thresholds: tuple[int, ...]
+    rule: EProcess
+    log_weight: float
+    lag: float
+    guarded: bool
+
+
+class ManyGates:
+    """The rule of one stage for many runs. Cells: arrays of shape (runs, seconds, places, 4), rows
+    as in ``evalue.Cell``, by metric; of failures and refusals (one place) by "errors",
+    "refusals", "connections"; of the proof by "proof:<metric>"."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.levels: Mapping[str, float] = Gate(stage).levels
+        self._rows = []
+        for stream, latency in plan_latency(stage).items():
+            self._rows += [
+                _Row(p.metric, p.metric, p.thresholds, p.rule, p.log_weight, stream.lag, True)
+                for p in latency.processes
+            ]
+        for lag, ends in plan_outcomes(stage).items():
+            self._rows += [
+                _Row(p.metric, p.metric, (0,), p.rule, p.log_weight, lag, False)
+                for p in ends.processes
+            ]
+
+    def run(self, cells: Mapping[str, IntArray]) -> Outcomes:
+        """All seconds of all runs."""
+        runs = next(iter(cells.values())).shape[0]
+        decided = {name: np.full(runs, np.inf) for name in self.levels}
+        for row in self._rows:
+            if row.cells in cells:
+                when = self._cross(row, cells[row.cells])
+                decided[row.metric] = np.minimum(decided[row.metric], when)
+        for metric, places in self.stage.thresholds.items():
+            lags = np.array(places.lags)
+            when = self._part_bands(cells[metric.value], lags, self.levels[band_name(metric)])
+            decided[band_name(metric)] = when
+        return Outcomes(decided, self.prove(cells))
+
+    def decide(self, cells: Mapping[str, IntArray], metric: Metric) -> FloatArray:
+        """When one latency metric alone decided."""
+        rows = [row for row in self._rows if row.metric == metric.value]
+        return np.min([self._cross(row, cells[row.cells]) for row in rows], axis=0)
+
+    def _cross(self, row: _Row, cells: IntArray) -> FloatArray:
+        """The second at whose end one e-process reached its level."""
+        runs, seconds = cells.shape[:2]
+        rule = row.rule
+        gains = np.empty((runs, seconds, len(rule.bets)))
+        for place, (_, bets, logs) in zip(row.thresholds, rule.groups, strict=True):
+            gains[:, :, list(bets)] = unique_gains(cells[:, :, place], np.array(logs), rule.cap)
+        np.exp(gains, out=gains)
+        needed = math.exp(-math.log(self.levels[row.metric]) - row.log_weight)
+        seen = np.cumsum(cells[:, :, list(row.thresholds), 1], axis=1).max(axis=2)
+        enough = seen >= MIN_CANARY_REQUESTS if row.guarded else np.ones_like(seen, dtype=bool)
+        wealth = np.full((runs, len(rule.bets)), rule.start_weight)
+        when = np.full(runs, np.inf)
+        for second in range(seconds):
+            fresh = (1 - rule.start_weight) / rule.stage_ticks if second < rule.stage_ticks else 0.0
+            wealth = np.minimum((wealth + fresh) * gains[:, second], 1e80)
+            unspent = (1 - rule.start_weight) * max(0.0, 1 - (second + 1) / rule.stage_ticks)
+            hit = (wealth.mean(axis=1) + unspent >= needed) & enough[:, second] & np.isinf(when)
+            when[hit] = second + 1 + math.ceil(row.lag)
+        return when
+
+    def _part_bands(self, cells: IntArray, lags: FloatArray, level: float) -> FloatArray:
+        """The second at which a threshold's bands lay apart."""
+        sums = np.cumsum(cells, axis=1)
+        canary, control = sums[..., 1], sums[..., 3]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gap = sums[..., 0] / canary - sums[..., 2] / control
+            apart = gap - _width(canary, 0.9 * level) - _width(control, 0.1 * level) > 0
+        apart &= (canary >= _FIRST) & (control >= _FIRST)
+        first = np.where(apart.any(axis=1), apart.argmax(axis=1) + 1.0, np.inf)
+        return np.asarray((first + np.ceil(lags)).min(axis=1))
+
+    def prove(self, cells: Mapping[str, IntArray]) -> FloatArray:
+        """The second at which all quantiles of all metrics were accepted; inf: never."""
+        runs = next(iter(cells.values())).shape[0]
+        latest = np.zeros(runs)
+        logs = np.array(PROOF_LOG_BETS)
+        for metric, places in self.stage.thresholds.items():
+            table = cells.get(f"proof:{metric.value}")
+            if table is None:
+                return np.full(runs, np.inf)
+            for quantile, lag in enumerate(places.proof_lags):
+                grown = np.cumsum(unique_gains(table[:, :, quantile], logs, np.inf), axis=1)
+                top = grown.max(axis=2)
+                mean = top + np.log(np.exp(grown - top[..., None]).mean(axis=2))
+                hit = mean >= -math.log(self.stage.policy.beta)
+                when = np.where(hit.any(axis=1), hit.argmax(axis=1) + 1.0 + math.ceil(lag), np.inf)
+                latest = np.maximum(latest, when)
+        return latest
+
+
+def unique_gains(cells: IntArray, logs: FloatArray, cap: float) -> FloatArray:
+    """ln e of every second of every run; shape (runs, seconds, bets). Small counts repeat, so
+    each combination is computed once."""
+    flat = cells.reshape(-1, 4).astype(np.int64)
+    size = int(flat.max(initial=0)) + 1
+    keys = ((flat[:, 0] * size + flat[:, 1]) * size + flat[:, 2]) * size + flat[:, 3]
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    gains = log_e_many(flat[first], logs, cap)
+    return gains[inverse].reshape(*cells.shape[:2], len(logs))
+
+
+def _width(requests: IntArray, level: float) -> FloatArray:
+    """``ksband.band_width`` over an array; infinite below its first request."""
+    n = np.maximum(requests, 1)
+    inside = np.log1p(np.log(np.maximum(n / _FIRST, 1.0))) + band_constant(level)
+    return np.where(requests >= _FIRST, 0.85 * np.sqrt(inside / n), np.inf)

@@ -1,0 +1,200 @@
+"""Whole simulated rollouts of a good revision, in one nuisance each.
+
+The steps are the default plan and the watch after the promotion, with the budget split over them
+as the operator does. The shadow step of 24 hours and the watch of one hour are cut to their first
+30 minutes. The service has five workers; mirrored requests keep the canary as busy as stable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from bench.analysis.many_gates import ManyGates
+from bench.analysis.worlds import (
+    PLAIN,
+    PROMPTS,
+    Mixture,
+    Paths,
+    Rates,
+    Regression,
+    calm,
+    draw_cells,
+    make_stage,
+    stall,
+    walk,
+)
+from llmrollouts.analysis.budget import Budget
+from llmrollouts.analysis.evalue import FloatArray
+from llmrollouts.analysis.policy import Policy
+
+WORKERS: Final = 5
+# Share of the users, canary workers, seconds; the last is the watch.
+STEPS: Final = (
+    ("shadow 5%", 0.05, 1, 1800),
+    ("0.5%", 0.005, 1, 1800),
+    ("5%", 0.05, 1, 900),
+    ("25%", 0.25, 2, 600),
+    ("50%", 0.5, 3, 600),
+    ("watch", 0.99, 5, 1800),
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a rollout, with its part of the budget."""
+
+    name: str
+    rates: Rates
+    seconds: int
+    level: float
+
+    @property
+    def watch(self) -> bool:
+        return self.name == "watch"
+
+
+Nuisance = Callable[[np.random.Generator, Step, FloatArray, int], Paths]
+
+
+@dataclass(frozen=True)
+class World:
+    """A nuisance at a total rate of requests a second. offset: standard deviation of what sets a
+    worker apart for the whole rollout, as ln latency."""
+
+    name: str
+    rate: float
+    paths: Nuisance
+    mixture: Mixture = PLAIN
+    offset: float = 0.0
+
+
+def plan_steps(rate: float, policy: Policy) -> list[Step]:
+    budget = Budget(policy.error_budget)
+    steps = []
+    for number, (name, share, workers, seconds) in enumerate(STEPS):
+        level, budget = budget.allot(len(STEPS) - number)
+        each = rate / WORKERS
+        if name == "watch":
+            rates = Rates(rate * share, rate * (1 - share), workers, 1)
+        else:
+            stable = max(2, WORKERS - (workers if share > 0.2 else 0))
+            rates = Rates(each * workers, each * stable, workers, stable)
+        steps.append(Step(name, rates, seconds, level))
+    return steps
+
+
+def count_rollbacks(
+    world: World, runs: int, seed: int, block: int = 50
+) -> tuple[int, dict[str, int]]:
+    """How many of ``runs`` rollouts were rolled back, and by which metric in which step."""
+    policy = Policy()
+    lost, blamed = 0, {}
+    for begin in range(0, runs, block):
+        rng = np.random.default_rng([seed, begin])
+        size = min(block, runs - begin)
+        offset = rng.normal(0, 1, (2, size)) * world.offset
+        gone = np.zeros(size, dtype=bool)
+        for step in plan_steps(world.rate, policy):
+            stage = make_stage(
+                policy, step.level, step.seconds, step.rates.workers, world.mixture,
+                watch=step.watch,
+            )  # fmt: skip
+            paths = world.paths(rng, step, offset, size)
+            paths.mixture = world.mixture
+            cells = draw_cells(rng, stage, step.rates, paths, Regression())
+            for metric, when in ManyGates(stage).run(cells).decided.items():
+                hit = np.isfinite(when) & ~gone
+                if hit.any():
+                    name = f"{step.name}/{metric}"
+                    blamed[name] = blamed.get(name, 0) + int(hit.sum())
+                gone |= np.isfinite(when)
+        lost += int(gone.sum())
+    return lost, blamed
+
+
+def _iid(_: np.random.Generator, step: Step, __: FloatArray, runs: int) -> Paths:
+    return calm(runs, step.seconds)
+
+
+def _drift(rng: np.random.Generator, step: Step, _: FloatArray, runs: int) -> Paths:
+    paths = calm(runs, step.seconds)
+    turn = np.arange(step.seconds) / 1800 * math.pi
+    paths.shift = walk(rng, runs, step.seconds, 0.10, 120) + 0.15 * np.sin(turn)
+    return paths
+
+
+def _day(rng: np.random.Generator, step: Step, _: FloatArray, runs: int) -> Paths:
+    """A day in an hour: the load swings threefold, and latencies follow it."""
+    paths = calm(runs, step.seconds)
+    phase = rng.uniform(0, 2 * math.pi, (runs, 1))
+    swing = np.sin(2 * math.pi * np.arange(step.seconds) / 3600 + phase)
+    paths.load = 1 + 0.5 * swing
+    paths.shift = 0.3 * swing
+    return paths
+
+
+def _pods(rng: np.random.Generator, step: Step, offset: FloatArray, runs: int) -> Paths:
+    """Workers differ by 2 % for good, and each wanders by another 2 %."""
+    paths = calm(runs, step.seconds)
+    ours, theirs = math.sqrt(step.rates.workers), math.sqrt(step.rates.control_workers)
+    paths.canary_shift = (walk(rng, runs, step.seconds, 0.02, 60) + offset[0][:, None]) / ours
+    paths.control_shift = (walk(rng, runs, step.seconds, 0.02, 60) + offset[1][:, None]) / theirs
+    return paths
+
+
+def _stalls(rng: np.random.Generator, step: Step, _: FloatArray, runs: int) -> Paths:
+    paths = calm(runs, step.seconds)
+    paths.canary_stalled = stall(rng, runs, step.seconds, step.rates.workers)
+    paths.control_stalled = stall(rng, runs, step.seconds, step.rates.control_workers)
+    return paths
+
+
+def _prompts(rng: np.random.Generator, step: Step, _: FloatArray, runs: int) -> Paths:
+    """Short, long and very long prompts, whose mixture wanders."""
+    paths = calm(runs, step.seconds)
+    paths.lengthened = np.clip(walk(rng, runs, step.seconds, 0.2, 300), 0, 0.6)
+    return paths
+
+
+def _crash(chance_per_second: float | None) -> Nuisance:
+    """A canary worker dies: half a second and two whole ones of failures, then a minute without
+    it. None: once in every step."""
+
+    def paths_of(rng: np.random.Generator, step: Step, _: FloatArray, runs: int) -> Paths:
+        paths = calm(runs, step.seconds)
+        failing, load = np.zeros((runs, step.seconds)), np.ones((runs, step.seconds))
+        workers = step.rates.workers
+        for run in range(runs):
+            if chance_per_second is None:
+                moments = rng.integers(0, step.seconds, 1)
+            else:
+                many = rng.poisson(chance_per_second * workers * step.seconds)
+                moments = rng.integers(0, step.seconds, many)
+            for moment in moments.tolist():
+                failing[run, moment : moment + 1] = 0.5 / workers
+                failing[run, moment + 1 : moment + 3] = 1 / workers
+                load[run, moment + 3 : moment + 63] = 1 - 1 / workers
+        paths.canary_failing, paths.canary_load = failing, load
+        return paths
+
+    return paths_of
+
+
+WORLDS: Final = (
+    World("independent requests", 21.25, _iid),
+    World("common drift", 21.25, _drift),
+    World("day curve", 21.25, _day),
+    World("pod-to-pod 2 %", 21.25, _pods, offset=0.02),
+    World("stalls", 21.25, _stalls),
+    World("prompt lengths", 21.25, _prompts, PROMPTS),
+    World("pod crashes, one a worker and day", 21.25, _crash(1 / 86_400)),
+    World("one canary crash in every step", 21.25, _crash(None)),
+    World("1 request/s", 1.0, _iid),
+    World("5 requests/s", 5.0, _iid),
+    World("50 requests/s", 50.0, _iid),
+)
