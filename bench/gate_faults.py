@@ -111,7 +111,7 @@ def measure(environment: Environment, namespace: str, fault: str, runs: int, rat
         match_load=False,
         latency_gate="Enforce",
         env=dict(SPEED),
-        steps=[canary("20%", "30m", 1)],
+        steps=[canary("5%", "30m", 1)],
     ).serving("v1")
     measured: list[Run] = []
     given.applied("v2")
@@ -135,9 +135,9 @@ def measure(environment: Environment, namespace: str, fault: str, runs: int, rat
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=20, help="for each fault")
-    parser.add_argument("--rate", type=float, default=20.0, help="requests/s of each deployment")
+    parser.add_argument("--rate", type=float, default=80.0, help="requests/s of each deployment")
     parser.add_argument("--faults", nargs="*", default=list(FAULTS), choices=list(FAULTS))
-    parser.add_argument("--at-once", type=int, default=3, help="faults measured at the same time")
+    parser.add_argument("--at-once", type=int, default=2, help="faults measured at the same time")
     parser.add_argument("--namespace", default="bench-gate")
     chosen = parser.parse_args()
     environment = prepare(["operator", "gateway", "worker", "fake-engine"])

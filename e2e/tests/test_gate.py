@@ -43,7 +43,7 @@ def watching(given: Chat, requests: int = 40) -> Json:
     )
 
 
-def _half_on_canary(given: Chat) -> str:
+def _some_on_canary(given: Chat) -> str:
     given.serving("v1")
     given.applied("v2")
     new = given.canary()
@@ -64,9 +64,9 @@ FAULTS: dict[str, dict[str, object]] = {
 def test_a_revision_that_turns_bad_is_rolled_back_in_time(
     chat: Callable[..., Chat], fault: str
 ) -> None:
-    given = gated(chat, steps=[canary("20%", "30m", 1)])
-    with given.traffic(rate=20) as load:
-        new = _half_on_canary(given)
+    given = gated(chat, steps=[canary("5%", "30m", 1)])
+    with given.traffic(rate=40) as load:
+        new = _some_on_canary(given)
         old = given.stable
         watching(given)
         began = time.time()
@@ -92,7 +92,7 @@ def test_a_revision_that_turns_bad_is_rolled_back_in_time(
 def test_a_slow_revision_is_stopped_in_the_shadow_before_any_user_meets_it(
     chat: Callable[..., Chat],
 ) -> None:
-    given = gated(chat, steps=[shadow("50%", "30m", 1), canary("20%", "30m", 1)]).serving("v1")
+    given = gated(chat, steps=[shadow("50%", "30m", 1), canary("5%", "30m", 1)]).serving("v1")
     old = given.stable
     with given.traffic(rate=20) as load:
         load.wait_for(60)
@@ -143,9 +143,9 @@ def test_a_good_revision_is_proven_and_promoted_and_watched_afterwards(
 def test_both_revisions_slowed_together_freeze_and_are_not_rolled_back(
     chat: Callable[..., Chat],
 ) -> None:
-    given = gated(chat, steps=[canary("20%", "30m", 1)], objectives={"ttftP99": "200ms"})
+    given = gated(chat, steps=[canary("5%", "30m", 1)], objectives={"ttftP99": "200ms"})
     with given.traffic(rate=30) as load:
-        new = _half_on_canary(given)
+        new = _some_on_canary(given)
         watching(given)
         for pod in given.pods():
             misbehave(pod, slowdown=4.0, ttft_ms=300.0)
@@ -161,9 +161,9 @@ def test_both_revisions_slowed_together_freeze_and_are_not_rolled_back(
 def test_a_new_leader_goes_on_with_the_evidence_of_the_old_one(
     chat: Callable[..., Chat], environment: Environment
 ) -> None:
-    given = gated(chat, steps=[canary("20%", "30m", 1)])
+    given = gated(chat, steps=[canary("5%", "30m", 1)])
     with given.traffic(rate=30) as load:
-        new = _half_on_canary(given)
+        new = _some_on_canary(given)
         before = watching(given, requests=200)
         time.sleep(11)  # a checkpoint is written every ten seconds
         leading, _ = leader(environment.kube, environment.system)
