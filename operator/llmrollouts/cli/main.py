@@ -19,6 +19,7 @@ from llmrollouts.api.command import NEEDS_REVISION, Command, Verb
 from llmrollouts.api.deployment import read_status
 from llmrollouts.api.manifest import Manifest
 from llmrollouts.cli.cluster import list_items, list_path
+from llmrollouts.cli.explain import explain_command
 from llmrollouts.cli.failure import Failure, Missing
 from llmrollouts.cli.orders import Answer, find_target, give
 from llmrollouts.cli.past import draw_history, read_records
@@ -254,6 +255,7 @@ def _tell(session: Session, answer: Answer) -> None:
         session.out.print(describe_rollback(answer.rollback), markup=False, soft_wrap=True)
 
 
+cli.add_command(explain_command)
 cli.add_command(plan_command)
 cli.add_command(replay_command)
 
