@@ -71,8 +71,7 @@ class Process:
     """An engine in a world whose clock is the event loop's."""
 
     def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.clock = lambda: START + loop.time()
+        self._loop = asyncio.get_running_loop()
         self.kube = FakeKube()
         self.reader = FakeReader(self.clock)
         self.taps = [
@@ -87,6 +86,9 @@ class Process:
         )
         self.rng = random.Random(1)
         self.canary_law = Law()
+
+    def clock(self) -> float:
+        return START + self._loop.time()
 
     async def live(self, seconds: int) -> None:
         """Requests come, and the engine's tasks run."""

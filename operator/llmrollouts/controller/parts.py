@@ -115,6 +115,7 @@ async def assemble(given: Configuration, telemetry: Telemetry, hooks: Hooks) -> 
         writer,
         leads=elector.is_leader,
         nudge=hooks.nudge,
+        on_placebo=telemetry.note_placebo,
     )
     custom_gates = PrometheusGates(
         client, PrometheusClient(), given.allowed_prometheus, leads=elector.is_leader

@@ -27,7 +27,8 @@ from prometheus_client.registry import Collector
 from llmrollouts.api.share import Share
 from llmrollouts.api.status import LLMDeploymentStatus
 from llmrollouts.controller.keys import Key
-from llmrollouts.rollout.observation import Observation
+from llmrollouts.metrics.record import PlaceboResult
+from llmrollouts.rollout.observation import Gate, Observation
 
 _PREFIX: Final = "llmrollouts"
 _ROUND_BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -49,6 +50,7 @@ class DeploymentFacts:
     ready_workers: int = 0
     lapsed: bool = False
     lapses: dict[str, int] = field(default_factory=dict)
+    gates: tuple[Gate, ...] = ()
 
 
 class _Deployments(Collector):
@@ -56,6 +58,7 @@ class _Deployments(Collector):
 
     def __init__(self) -> None:
         self.facts: dict[Key, DeploymentFacts] = {}
+        self.placebo: dict[Key, PlaceboResult] = {}
 
     def collect(self) -> Iterator[Metric]:
         where = ["namespace", "name"]
@@ -89,6 +92,56 @@ class _Deployments(Collector):
             for cause, count in facts.lapses.items():
                 lapses.add_metric([*one, cause], count)
         yield from (info, step, asked, measured, shadow, mirrored, ready, lapsed, lapses)
+        yield from self._collect_gates()
+        yield from self._collect_placebo()
+
+    def _collect_gates(self) -> Iterator[Metric]:
+        """The evidence behind the verdicts (R23)."""
+
+        def gauge(name: str, text: str, *more: str) -> GaugeMetricFamily:
+            labels = ["namespace", "name", "gate", *more]
+            return GaugeMetricFamily(f"{_PREFIX}_gate_{name}", text, labels=labels)
+
+        verdict = gauge("verdict", "1 for what the gate says now.", "verdict", "reason")
+        proven = gauge("proven", "1 once the revision was shown to be no worse.")
+        samples = gauge("samples", "Requests compared in this stage.", "arm")
+        evidence = gauge("evidence", "Evidence of harm; it decides at gate_needed.", "metric")
+        needed = gauge("needed", "The evidence that decides.", "metric")
+        ratio = gauge("ratio", "Canary by stable at a quantile.", "metric", "quantile")
+        for key, facts in self.facts.items():
+            for gate in facts.gates:
+                one = [key.namespace, key.name, gate.name]
+                verdict.add_metric([*one, gate.verdict, gate.reason], 1)
+                if gate.proof != "NotNeeded":
+                    proven.add_metric(one, float(gate.proof == "Proven"))
+                if gate.numbers is None:
+                    continue
+                samples.add_metric([*one, "canary"], gate.numbers.canary_requests)
+                samples.add_metric([*one, "control"], gate.numbers.control_requests)
+                for found in gate.numbers.metrics:
+                    if found.evidence is not None and found.needed is not None:
+                        evidence.add_metric([*one, found.name], found.evidence)
+                        needed.add_metric([*one, found.name], found.needed)
+                    for quantile in ("p50", "p95", "p99"):
+                        value = getattr(found, quantile)
+                        if value is not None:
+                            ratio.add_metric([*one, found.name, quantile], value)
+        yield from (verdict, proven, samples, evidence, needed, ratio)
+
+    def _collect_placebo(self) -> Iterator[Metric]:
+        where = ["namespace", "name"]
+        stages = GaugeMetricFamily(
+            f"{_PREFIX}_placebo_stages",
+            "Stages of single stable workers that were judged as if they were canaries.",
+            labels=where,
+        )
+        fired = GaugeMetricFamily(
+            f"{_PREFIX}_placebo_firings", "How many of them the gate would fail.", labels=where
+        )
+        for key, result in self.placebo.items():
+            stages.add_metric([key.namespace, key.name], result.stages)
+            fired.add_metric([key.namespace, key.name], result.firings)
+        yield from (stages, fired)
 
 
 class Telemetry:
@@ -179,10 +232,18 @@ class Telemetry:
             ready_workers=sum(1 for pod in seen.pods if pod.ready),
             lapsed=status.lapse is not None and status.lapse.active,
             lapses=dict(status.lapse.counts) if status.lapse is not None else {},
+            gates=seen.gates,
         )
+        if not seen.gates:
+            self._deployments.placebo.pop(key, None)
+
+    def note_placebo(self, key: Key, result: PlaceboResult) -> None:
+        """How often the test fired on stable workers of ``key``."""
+        self._deployments.placebo[key] = result
 
     def forget(self, key: Key) -> None:
         self._deployments.facts.pop(key, None)
+        self._deployments.placebo.pop(key, None)
 
     def known(self) -> frozenset[Key]:
         return frozenset(self._deployments.facts)
