@@ -125,6 +125,9 @@ async def test_two_weights_of_zero_which_answer_everybody_with_errors_are_put_ri
     store = make_store(stable=0, share=0)
     await split(store, AT_REST)
     assert store.weights() == (WHOLE, 0)
+    store.set_weights(0, 0)
+    await split(store, canary(Share(5_000)), may_raise=False)
+    assert store.weights() == (WHOLE, 0)
 
 
 async def test_a_promotion_shows_every_user_one_of_the_two_revisions_throughout() -> None:
@@ -200,14 +203,17 @@ async def test_no_write_ever_shows_more_of_the_canary_than_before_or_than_is_wan
     store = make_store(chance.randint(0, 100), chance.randint(0, 100))
     goal, shown = AT_REST, 0.0
 
+    def note(what: str) -> None:
+        nonlocal shown
+        shown = store.exposure(B)
+
     def meddle(what: str) -> None:
         draw = chance.random()
         if draw < 0.05:
             raise Unreachable("no answer")
         if draw < 0.1:
             raise Moved("somebody wrote first")
-        nonlocal shown
-        shown = store.exposure(B)
+        note(what)
 
     def check() -> None:
         wanted = 1.0 if goal.default == B else goal.share.fraction
@@ -224,7 +230,7 @@ async def test_no_write_ever_shows_more_of_the_canary_than_before_or_than_is_wan
             await split(store, goal, may_raise=chance.random() < 0.8)
         except (Unreachable, Moved):
             continue
-    store.before = lambda what: None
+    store.before = note
     store.pods = {A: 2, B: 1}
     for _ in range(2):
         reading = await split(store, goal)

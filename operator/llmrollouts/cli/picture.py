@@ -95,6 +95,7 @@ class Picture:
             "SourceResolved": "False",
             "InstantRollback": "False",
             "TrafficGuarantees": "False",
+            "RouteProgrammed": "False",
             "SourceChanged": "True",
             "RevisionLost": "True",
             "CommandRefused": "True",

@@ -93,8 +93,7 @@ class Splitter:
         if goal.default is None:
             return self._report(services_done=True, canary_reached=False)
         placed = await self._point("stable", goal.default)
-        if self._is_above():
-            await self._write(make_weights(goal.share))
+        await self._lower()
         shown = goal.canary if goal.canary is not None and self._is_within() else goal.default
         placed = await self._point("canary", shown) and placed
         clean, reached = await self._look(goal.default, shown) if placed else (False, False)
@@ -108,12 +107,13 @@ class Splitter:
             return None
         return read_weights(self._route, self._place)
 
-    def _is_above(self) -> bool:
+    async def _lower(self) -> None:
         weights = self._weights()
-        # Two zeros answer every user with an error.
-        return weights is not None and (
+        # Two zeros answer every user with an error: then all of them go to the default.
+        if weights is not None and (
             weights.share > self._goal.share or weights.stable + weights.canary == 0
-        )
+        ):
+            await self._write(make_weights(min(weights.share, self._goal.share)))
 
     def _is_within(self) -> bool:
         weights = self._weights()
