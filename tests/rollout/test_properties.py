@@ -53,6 +53,7 @@ class Rollouts(RuleBasedStateMachine):
         self.mode = "Enforce"
         self.outcome = "Hold"
         self.said = 0
+        self.tried = 0
         self.jumps = True
 
     def edit(self) -> None:
@@ -70,12 +71,20 @@ class Rollouts(RuleBasedStateMachine):
             self.jumps = True
 
     @initialize(
-        extra=st.sampled_from([None, 0, 1, 2, 8]), outcome=st.sampled_from(["Hold", "Rollback"])
+        extra=st.sampled_from([None, 0, 1, 2, 8]),
+        outcome=st.sampled_from(["Hold", "Rollback"]),
+        rounds=st.integers(0, 30),
     )
-    def begin(self, extra: int | None, outcome: str) -> None:
+    def begin(self, extra: int | None, outcome: str, rounds: int) -> None:
         self.extra = extra
         self.outcome = outcome
         self.edit()
+        if rounds:
+            # Somewhere in a rollout, where most of what can go wrong does.
+            self.world.run(lambda w: w.status.phase == "Serving")
+            self.model = "two"
+            self.edit()
+            self.play(rounds)
 
     def play(self, rounds: int, crash: int | None = None) -> None:
         for index in range(rounds):
@@ -165,10 +174,17 @@ class Rollouts(RuleBasedStateMachine):
         self.jumps = True
         self.play(1)
 
+    @rule(rounds=st.integers(3, 12))
+    def a_revision_is_tried_that_never_was(self, rounds: int) -> None:
+        self.tried += 1
+        self.model = f"new-{self.tried}"
+        self.edit()
+        self.play(rounds)
+
     @rule(
-        verdict=st.sampled_from(get_args(Verdict)),
+        verdict=st.sampled_from([*get_args(Verdict), "Passed", "Inconclusive", "Error"]),
         proof=st.sampled_from(["Proven", "Collecting"]),
-        rounds=st.integers(1, 12),
+        rounds=st.integers(1, 16),
     )
     def the_latency_gate_speaks(self, verdict: Verdict, proof: Proof, rounds: int) -> None:
         """Only Passed and Proven pass a step by themselves; only Failed rolls back by itself."""
@@ -178,7 +194,7 @@ class Rollouts(RuleBasedStateMachine):
         self.check_evidence(before, verdict, proof)
         self.world.latency = LatencyGate()
 
-    @rule(rounds=st.integers(1, 12))
+    @rule(rounds=st.integers(1, 16))
     def the_latency_gate_is_silent(self, rounds: int) -> None:
         before = self.world.status
         self.world.latency.silent = True
@@ -186,7 +202,7 @@ class Rollouts(RuleBasedStateMachine):
         self.check_evidence(before, "Inconclusive", "Collecting")
         self.world.latency = LatencyGate()
 
-    @rule(verdict=st.sampled_from(get_args(Verdict)))
+    @rule(verdict=st.sampled_from([*get_args(Verdict), "Inconclusive", "Error"]))
     def a_gate_of_the_users_speaks(self, verdict: Verdict) -> None:
         before = self.world.status
         self.world.gates = (Gate("prometheus/cost", verdict, "Reason", "numbers"),)
