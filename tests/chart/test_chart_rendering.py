@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from e2e.install import CHART
+from llmrollouts.api import labels
 from tests.chart.conftest import NAMESPACE, Rendered
 from tools.chart_files import CRD, list_differing
 
@@ -46,6 +47,7 @@ CASES: dict[str, dict[str, object]] = {
         "networkPolicies": {
             "metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
             "usersFrom": [{"namespaceSelector": {"matchLabels": {"llm": "client"}}}],
+            "workersIn": ["prod"],
         },
         "monitoring": {"enabled": True, "labels": {"release": "prometheus"}},
     },
@@ -190,6 +192,23 @@ def test_only_gateways_reach_the_xds_port(render: Render) -> None:
     ]
     gateway = render().find("Deployment", "llm-rollouts-gateway")["spec"]["selector"]
     assert peers == [{"podSelector": gateway}]
+
+
+def test_the_operator_reaches_the_samples_of_workers_whose_ports_are_closed(
+    render: Render,
+) -> None:
+    rendered = render(networkPolicies={"workersIn": ["prod", "dev"]})
+    policies = [o for o in rendered.objects if o["metadata"]["name"] == "llm-rollouts-workers"]
+    assert [p["metadata"]["namespace"] for p in policies] == ["prod", "dev"]
+    operator = rendered.find("Deployment", "llm-rollouts-operator")["spec"]["selector"]
+    for policy in policies:
+        assert policy["spec"]["podSelector"]["matchExpressions"][0]["key"] == labels.DEPLOYMENT
+        peers = [
+            (peer.get("podSelector"), [port["port"] for port in rule["ports"]])
+            for rule in policy["spec"]["ingress"]
+            for peer in rule["from"]
+        ]
+        assert (operator, ["launcher"]) in peers
 
 
 def test_every_alert_has_a_runbook(render: Render) -> None:
