@@ -115,6 +115,22 @@ def test_same_prompt_gives_the_same_answer_and_another_model_other_words(
     assert set(text_of(complete(second.port)).split()) <= set(SEA_WORDS)
 
 
+def test_response_has_the_text_of_the_completion_streamed_and_whole(engine: StartEngine) -> None:
+    started = engine().until_healthy()
+    wanted = text_of(complete(started.port, 12))
+    body = {"model": "chat", "input": "hello", "max_output_tokens": 12, "temperature": 0}
+    whole = call(started.port, "/v1/responses", body).json
+    assert whole["output"][0]["content"][0]["text"] == wanted
+    assert (whole["usage"]["output_tokens"], whole["status"]) == (12, "incomplete")
+    stream = call(started.port, "/v1/responses", {**body, "stream": True}).text
+    events = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: ")]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    deltas = [one["delta"] for one in events if one["type"] == "response.output_text.delta"]
+    assert "".join(deltas) == wanted
+    assert (events[0]["type"], events[-1]["type"]) == ("response.created", "response.completed")
+    assert call(started.port, "/v1/responses", {**body, "input": []}).status == 400
+
+
 def test_stop_string_ends_the_answer_before_it(engine: StartEngine) -> None:
     started = engine().until_healthy()
     words = text_of(complete(started.port, 20)).split()

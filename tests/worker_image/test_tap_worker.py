@@ -108,6 +108,22 @@ def test_chat_is_measured_like_completions(worker: StartWorker) -> None:
     assert told["tokens"] == [[3, 3]]
 
 
+def test_responses_are_measured_too(worker: StartWorker) -> None:
+    started = worker().until_ready()
+    page = Page(started)
+    body = {"model": "chat", "input": "hello", "max_output_tokens": 9}
+    assert call(started.engine_port, "/v1/responses", body).status == 200
+    assert call(started.engine_port, "/v1/responses", {**body, "stream": True}).status == 200
+    started.set_faults(spare_probes=True, stream_error_rate=1.0)
+    assert call(started.engine_port, "/v1/responses", {**body, "stream": True}).status == 200
+    started.set_faults(stream_error_rate=0.0, empty_rate=1.0)
+    assert call(started.engine_port, "/v1/responses", {**body, "stream": True}).status == 200
+    told = page.since()
+    assert outcomes(told) == (4, 2, 0)
+    assert counts(told, "ttft") == (1, 0, 2)
+    assert told["tokens"] == [[3, 2]]
+
+
 def test_each_failure_is_seen_as_what_it_is(worker: StartWorker) -> None:
     started = worker().until_ready()
     page = Page(started)

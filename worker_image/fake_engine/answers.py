@@ -19,6 +19,7 @@ def event(content: object) -> bytes:
 
 
 DONE = b"data: [DONE]\n\n"
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> Json:

@@ -19,9 +19,10 @@ from .exchange import ConnectionCut, Exchange, Receive, Scope, Send
 from .language import pieces_of
 from .metrics import CONTENT_TYPE
 from .protocol import ApiError, Request, parse_request, read_body
+from .responses import Response, answer_response, completion_body, stream_response
 
-EVENT_STREAM = b"text/event-stream; charset=utf-8"
-GENERATING = {"/v1/completions": False, "/v1/chat/completions": True}
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+GENERATING = {CHAT, COMPLETIONS, RESPONSES}
 POSTS = {*GENERATING, "/tokenize"}
 GETS = {"/v1/models", "/version", "/health", "/load", "/metrics", "/ping"}
 
@@ -59,7 +60,7 @@ class App:
                     [(b"allow", b"POST" if path in POSTS else b"GET")],
                 )
             elif path in GENERATING:
-                await self._generate(exchange, is_chat=GENERATING[path])
+                await self._generate(exchange, path)
             elif path == "/health":
                 await exchange.answer(503 if engine.behavior.unhealthy else 200, None, b"")
             elif path == "/ping":
@@ -107,15 +108,16 @@ class App:
 
     # -- generation -----------------------------------------------------------------------------
 
-    async def _generate(self, exchange: Exchange, *, is_chat: bool) -> None:
+    async def _generate(self, exchange: Exchange, path: str) -> None:
         engine = self._engine
         body = await exchange.body()
         engine.load += engine.options.load_tracking
         choices: list[Choice] = []
         try:
+            content = read_body(body, exchange.header(b"content-type"))
             request = parse_request(
-                read_body(body, exchange.header(b"content-type")),
-                is_chat=is_chat,
+                completion_body(content) if path == RESPONSES else content,
+                is_chat=path == CHAT,
                 served_names=engine.options.served_names,
                 max_model_len=engine.model.max_model_len,
             )
@@ -128,7 +130,10 @@ class App:
                 await exchange.wait_for_disconnect()
                 return
             choices = engine.submit(request, fate)
-            await self._answer(exchange, request, fate, choices)
+            if path == RESPONSES:
+                await self._respond(exchange, request, fate, choices[0])
+            else:
+                await self._answer(exchange, request, fate, choices)
         finally:
             engine.load -= engine.options.load_tracking
             for choice in choices:
@@ -238,7 +243,7 @@ class App:
             parts: list[bytes] = []
             if not started:
                 started = True
-                await exchange.start(200, EVENT_STREAM, headers)
+                await exchange.start(200, answers.EVENT_STREAM, headers)
                 if request.is_chat:
                     parts += [answers.event(style.role_chunk(choice.index)) for choice in choices]
             for position, choice in enumerate(choices):
@@ -312,6 +317,26 @@ class App:
             last_of_stream=last,
             used=used,
         )
+
+    async def _respond(
+        self, exchange: Exchange, request: Request, fate: Fate, choice: Choice
+    ) -> None:
+        watcher = asyncio.ensure_future(exchange.wait_for_disconnect())
+        watcher.add_done_callback(lambda _: choice.generation.changed.set())
+        response = Response(
+            number=next(self._ids),
+            created=int(time.time()),
+            model=request.model,
+            prompt_tokens=len(request.prompts[0]),
+            max_tokens=request.max_tokens,
+        )
+        try:
+            if request.stream:
+                await stream_response(exchange, watcher, fate, choice, response)
+            else:
+                await answer_response(exchange, watcher, choice, response)
+        finally:
+            watcher.cancel()
 
     # -- the API server's own metrics -------------------------------------------------------------
 
