@@ -121,6 +121,25 @@ async def test_weights_that_git_holds_never_show_a_canary_that_has_no_share() ->
     assert max(seen) <= 0.005
 
 
+async def test_no_canary_is_shown_while_a_weight_above_the_share_cannot_be_lowered() -> None:
+    store = make_store(stable=0, share=100)
+    await split(store, AT_REST)
+    store.refuses_patches = True
+    await split(store, canary(Share(5_000)))
+    assert store.exposure(B) == 0
+    store.refuses_patches = False
+    await split(store, canary(Share(5_000)))
+    assert store.exposure(B) == 0.005
+
+
+async def test_no_canary_is_shown_while_the_route_cannot_be_read() -> None:
+    store = make_store()
+    await split(store, canary(Share(5_000)))
+    store.route = None
+    await split(store, canary(Share(5_000)))
+    assert store.services["canary"] == A
+
+
 async def test_two_weights_of_zero_which_answer_everybody_with_errors_are_put_right() -> None:
     store = make_store(stable=0, share=0)
     await split(store, AT_REST)
