@@ -112,10 +112,15 @@ class EnvoyStage:
 
     def silence(self) -> None:
         for proxy in self.proxies:
-            proxy.process.send_signal(signal.SIGSTOP)
+            send_signal(proxy, signal.SIGSTOP)
 
     def another_life(self) -> TrafficPort:
         return EnvoyTraffic(self.control.leader)
+
+
+def send_signal(proxy: Proxy, how: signal.Signals) -> None:
+    assert proxy.process is not None
+    proxy.process.send_signal(how)
 
 
 @contextlib.asynccontextmanager
@@ -136,7 +141,7 @@ async def start_envoys(folder: Path, v1: Worker, v2: Worker) -> AsyncIterator[En
             yield EnvoyStage(control, (proxies[0], proxies[1]), (v1, v2))
         finally:
             for proxy in proxies:
-                proxy.process.send_signal(signal.SIGCONT)
+                send_signal(proxy, signal.SIGCONT)
 
 
 @pytest.fixture(params=["memory", pytest.param("envoy", marks=pytest.mark.envoy)])
