@@ -22,7 +22,7 @@ from llmrollouts.analysis.gateplan import band_name, plan_latency, plan_outcomes
 from llmrollouts.analysis.ksband import band_constant
 from llmrollouts.analysis.noninferiority import PROOF_LOG_BETS
 from llmrollouts.analysis.stage import Stage
-from llmrollouts.analysis.tick import MIN_CANARY_REQUESTS
+from llmrollouts.analysis.tick import MIN_CANARY_REQUESTS, TOLERATED_STALL
 
 _FIRST = 20  # the band starts at this many requests
 
@@ -115,15 +115,27 @@ class ManyGates:
         return when
 
     def _part_bands(self, cells: IntArray, lags: FloatArray, level: float) -> FloatArray:
-        """The second at which a threshold's bands lay apart."""
+        """The second at whose end a threshold's bands lay apart, by more than a tolerated stall
+        can have done."""
         sums = np.cumsum(cells, axis=1)
         canary, control = sums[..., 1], sums[..., 3]
         with np.errstate(divide="ignore", invalid="ignore"):
             gap = sums[..., 0] / canary - sums[..., 2] / control
-            apart = gap - _width(canary, 0.9 * level) - _width(control, 0.1 * level) > 0
-        apart &= (canary >= _FIRST) & (control >= _FIRST)
-        first = np.where(apart.any(axis=1), apart.argmax(axis=1) + 1.0, np.inf)
-        return np.asarray((first + np.ceil(lags)).min(axis=1))
+            excess = gap - _width(canary, 0.9 * level) - _width(control, 0.1 * level)
+        seen = (canary >= _FIRST) & (control >= _FIRST)
+        excess = np.where(seen, excess, -np.inf)
+        ages = np.ceil(lags).astype(int)
+        moments = np.arange(1, cells.shape[1] + int(ages.max()) + 1)
+        # What each threshold has taken in by each moment; the shortest of those that began.
+        taken = np.clip(moments[:, None] - ages, 0, cells.shape[1])
+        shortest = np.where(taken > 0, taken, np.iinfo(np.int64).max).min(axis=1)
+        loudest = np.full((cells.shape[0], len(moments)), -np.inf)
+        for place in range(len(ages)):
+            began = taken[:, place] > 0
+            here = excess[:, taken[began, place] - 1, place]
+            loudest[:, began] = np.maximum(loudest[:, began], here)
+        apart = loudest > TOLERATED_STALL / shortest
+        return np.where(apart.any(axis=1), moments[apart.argmax(axis=1)].astype(float), np.inf)
 
     def prove(self, cells: Mapping[str, IntArray]) -> FloatArray:
         """The second at which all quantiles of all metrics were accepted; inf: never."""

@@ -90,6 +90,9 @@ def plan_command(
 ) -> None:
     """Say what each step can find, how fast, and with how many requests."""
     session: Session = ctx.obj
+    # NaN lies in every range, as no comparison refuses it.
+    if not (math.isfinite(rate) and math.isfinite(sigma)):
+        raise click.UsageError("--rate and --sigma are numbers")
     steps = plan_power(read_policy(path), rate, replicas, sigma)
     if output == "json":
         session.print_json(report_plan(steps, rate, sigma))
