@@ -281,7 +281,7 @@ class Measurement:
     def _judge(
         self, compared: Comparison, assigned: Assignment, conditions: Conditions, now: float
     ) -> None:
-        judgement = compared.judge()
+        judgement = compared.judge(now)
         said = verdicts.judge(compared, judgement, conditions, now)
         found = said.verdict in ("Failed", "Frozen")
         if found and self._memory.detected is None:

@@ -36,6 +36,7 @@ CONTROL_FACTOR: Final = 4
 # Reports of the gateways that are older say nothing of this second.
 _FRESH_REPORT: Final = 3.0
 _CHANGES: Final = 64
+_NUMBERS_EVERY: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,8 @@ class Comparison:
         self.disagreement: Disagreement | None = None
         self.closed_at: float | None = None
         self.skipped = 0
+        # When it was judged, what was decided and shown by then, and the judgement.
+        self._judged: tuple[float, tuple[int, int], Judgement] | None = None
 
     # Who is read, for what.
 
@@ -175,8 +178,15 @@ class Comparison:
             self.closed_at = now
         return closed
 
-    def judge(self) -> Judgement:
-        return self._gate.judge(self.state)
+    def judge(self, now: float) -> Judgement:
+        """What the state says: at once when something is decided or the proof moves on, else with
+        the numbers of two seconds ago at most, because rounds read them no more often."""
+        state = self.state
+        marks = (len(state.decided), sum(test.proven for test in state.proof.tests.values()))
+        made = self._judged
+        if made is None or made[1] != marks or now - made[0] >= _NUMBERS_EVERY - 0.5:
+            made = self._judged = (now, marks, self._gate.judge(state))
+        return made[2]
 
     # What it knows.
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 from urllib.parse import urlencode
 
-from llmrollouts.analysis.counts import Counts, Measurement, Metric, Outcomes, Stream
+from llmrollouts.analysis.counts import Counts, Measurement, Outcomes, Stream
 from llmrollouts.analysis.grid import OVERFLOW
 
 VERSION: Final = 1
@@ -22,7 +22,6 @@ LONGEST_PAGE: Final = 1 << 20
 # log2 of the tokens of an answer: no model writes 2**40 of them.
 TOKEN_CLASSES: Final = 40
 _LONGEST_BOOT: Final = 128
-_METRICS: Final = {metric.value: metric for metric in Metric}
 
 
 class PageError(Exception):
@@ -104,10 +103,10 @@ def _read(raw: Any, measurement: Measurement | None) -> Page:
     tap = raw["tap"]
     if not isinstance(tap, bool):
         raise ValueError("tap is neither true nor false")
-    asked = _Asked(measurement)
-    latest = math.floor(now)
-    closed = tuple(asked.read_closed(entry, latest) for entry in raw.get("closed", ()))
-    ends = tuple(asked.read_ends(entry, latest) for entry in raw.get("outcomes", ()))
+    asked, latest = _prepare(measurement), math.floor(now)
+    cohorts: set[tuple[object, int]] = set()
+    closed = tuple(asked.read_closed(raw.get("closed", ()), latest, cohorts))
+    ends = tuple(asked.read_ends(raw.get("outcomes", ()), latest, cohorts))
     arrivals = raw.get("arrivals", {})
     return Page(
         boot=boot,
@@ -128,46 +127,70 @@ def _read(raw: Any, measurement: Measurement | None) -> Page:
 
 
 class _Asked:
-    """Reads entries of exactly the streams that were asked for, each cohort once."""
+    """Reads entries of exactly the streams that were asked for."""
 
     def __init__(self, measurement: Measurement | None) -> None:
-        self._streams: dict[tuple[str, float], Stream] = {}
-        self._exact: dict[str, int] = {}
-        self._ends: frozenset[float] = frozenset()
-        self._seen: set[tuple[str, float, int]] = set()
+        # Held, so that its id stays its own while it is looked up by it.
+        self.measurement = measurement
+        self._streams: dict[tuple[str, float], tuple[Stream, int]] = {}
+        self._ends: dict[float, float] = {}
         if measurement is not None:
             self._streams = {
-                (metric.value, lag): Stream(metric, lag)
+                (metric.value, lag): (Stream(metric, lag), len(measurement.exact.get(metric, ())))
                 for metric, lags in measurement.lags.items()
                 for lag in lags
             }
-            self._exact = {m.value: len(values) for m, values in measurement.exact.items()}
-            self._ends = frozenset(measurement.outcome_lags)
+            self._ends = {lag: lag for lag in measurement.outcome_lags}
 
-    def read_closed(self, entry: Any, latest: int) -> tuple[Stream, int, Counts]:
-        name, lag, cohort, over, done, left, exact = entry
-        stream = self._streams.get((name, lag))
-        if stream is None:
-            raise ValueError(f"a stream that was not asked for: {str(name)[:20]} {str(lag)[:20]}")
-        self._once(name, lag, cohort, latest)
-        beyond = tuple((_count(over_it), _count(of)) for over_it, of in exact)
-        if len(beyond) != self._exact.get(name, 0) or any(k > n for k, n in beyond):
-            raise ValueError(f"{name} counts other exact values than were asked for")
-        return stream, cohort, Counts(_buckets(done), _buckets(left), _count(over), beyond)
+    def read_closed(
+        self, entries: Any, latest: int, cohorts: set[tuple[object, int]]
+    ) -> Iterator[tuple[Stream, int, Counts]]:
+        for name, lag, cohort, over, done, left, exact in entries:
+            found = self._streams.get((name, lag))
+            if found is None:
+                raise ValueError(
+                    f"a stream that was not asked for: {str(name)[:20]} {str(lag)[:9]}"
+                )
+            stream, wanted = found
+            _once(stream, cohort, latest, cohorts)
+            if len(exact) != wanted:
+                raise ValueError(f"{name} counts other exact values than were asked for")
+            for beyond, of in exact:
+                if type(beyond) is not int or type(of) is not int or not 0 <= beyond <= of:
+                    raise ValueError(f"no counts: {str(beyond)[:20]} of {str(of)[:20]}")
+            beyond_all = tuple(map(tuple, exact))
+            yield stream, cohort, Counts(_buckets(done), _buckets(left), _count(over), beyond_all)
 
-    def read_ends(self, entry: Any, latest: int) -> tuple[float, int, Outcomes]:
-        lag, cohort, total, failed, refused = entry
-        if lag not in self._ends:
-            raise ValueError(f"ends at a lag that was not asked for: {str(lag)[:20]}")
-        self._once("errors", lag, cohort, latest)
-        return float(lag), cohort, Outcomes(_count(total), _count(failed), _count(refused))
+    def read_ends(
+        self, entries: Any, latest: int, cohorts: set[tuple[object, int]]
+    ) -> Iterator[tuple[float, int, Outcomes]]:
+        for lag, cohort, total, failed, refused in entries:
+            if lag not in self._ends:
+                raise ValueError(f"ends at a lag that was not asked for: {str(lag)[:20]}")
+            _once(self._ends[lag], cohort, latest, cohorts)
+            yield self._ends[lag], cohort, Outcomes(_count(total), _count(failed), _count(refused))
 
-    def _once(self, name: str, lag: float, cohort: Any, latest: int) -> None:
-        if _count(cohort) > latest:
-            raise ValueError(f"cohort {cohort} of a time that is still to come")
-        if (name, lag, cohort) in self._seen:
-            raise ValueError(f"cohort {cohort} of {name} stands there twice")
-        self._seen.add((name, lag, cohort))
+
+_asked: dict[int, _Asked] = {}
+_MOST_ASKED: Final = 512
+
+
+def _prepare(measurement: Measurement | None) -> _Asked:
+    """The same measurement is asked for every second: its tables are made once."""
+    found = _asked.get(id(measurement))
+    if found is None or found.measurement is not measurement:
+        if len(_asked) >= _MOST_ASKED:
+            _asked.clear()
+        found = _asked[id(measurement)] = _Asked(measurement)
+    return found
+
+
+def _once(key: object, cohort: Any, latest: int, cohorts: set[tuple[object, int]]) -> None:
+    if type(cohort) is not int or not 0 <= cohort <= latest:
+        raise ValueError(f"no cohort of the past: {str(cohort)[:20]}")
+    if (key, cohort) in cohorts:
+        raise ValueError(f"cohort {cohort} stands there twice")
+    cohorts.add((key, cohort))
 
 
 def _buckets(pairs: Any) -> Mapping[int, int]:

@@ -65,12 +65,15 @@ class _Life:
     cold_until: float = -math.inf
 
 
+_NO_ENDS: Final = Outcomes()
+
+
 @dataclass(slots=True)
 class _Side:
     """What one arm has delivered of one second of one stream."""
 
-    counts: Counts = field(default_factory=Counts)
-    ends: Outcomes = field(default_factory=Outcomes)
+    counts: list[Counts] = field(default_factory=list)
+    ends: Outcomes = _NO_ENDS
     workers: int = 0
 
 
@@ -131,17 +134,18 @@ class Timeline:
         self._dropped += taken.lost
         if at < life.cold_until:
             return
+        arm, offset = life.arm, life.offset
         for key, cohorts in taken.covered.items():
             for cohort in cohorts:
-                side = self._side(key, cohort + life.offset, life.arm)
+                side = self._side(key, cohort + offset, arm)
                 if side is not None:
                     side.workers += 1
         for stream, cohort, counts in taken.counts:
-            side = self._side(stream, cohort + life.offset, life.arm)
+            side = self._side(stream, cohort + offset, arm)
             if side is not None:
-                side.counts = side.counts + counts
+                side.counts.append(counts)
         for lag, cohort, ends in taken.ends:
-            side = self._side(lag, cohort + life.offset, life.arm)
+            side = self._side(lag, cohort + offset, arm)
             if side is not None:
                 side.ends = side.ends + ends
 
@@ -248,11 +252,31 @@ def _is_heard(life: _Life, now: float) -> bool:
 def _close(key: Key, second: int, canary: _Side, control: _Side) -> ClosedSecond:
     if isinstance(key, Stream):
         tick: LatencySecond | OutcomeSecond = LatencySecond(
-            key, second, canary.counts, control.counts
+            key, second, _sum(canary.counts), _sum(control.counts)
         )
     else:
         tick = OutcomeSecond(key, second, canary.ends, control.ends)
     return ClosedSecond(tick, canary.workers, control.workers)
+
+
+def _sum(parts: list[Counts]) -> Counts:
+    """The counts of several workers, in one pass."""
+    if len(parts) == 1:
+        return parts[0]
+    done: dict[int, int] = {}
+    left: dict[int, int] = {}
+    over, beyond = 0, [part.beyond for part in parts if part.beyond]
+    for part in parts:
+        for bucket, count in part.done.items():
+            done[bucket] = done.get(bucket, 0) + count
+        for bucket, count in part.left.items():
+            left[bucket] = left.get(bucket, 0) + count
+        over += part.over
+    sums = tuple(
+        (sum(k for k, _ in column), sum(n for _, n in column))
+        for column in zip(*beyond, strict=True)
+    )
+    return Counts(done, left, over, sums)
 
 
 def _plain(key: Key) -> tuple[str, float]:
