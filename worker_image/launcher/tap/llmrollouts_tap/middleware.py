@@ -58,7 +58,9 @@ class Tap:
         def tapped_send(message: Message) -> Awaitable[None]:
             if not watch.over:
                 try:
-                    watch.see_answer(message)
+                    take_usual = watch.take_usual
+                    if take_usual is None or not take_usual(message):
+                        watch.see_answer(message)
                 except Exception as error:  # noqa: BLE001 - no fault of the tap may reach a request
                     watch.give_up(error)
             return send(message)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from . import wire
@@ -41,6 +41,7 @@ class Watch:
         "_stream",
         "_upload_tail",
         "over",
+        "take_usual",
     )
 
     def __init__(self, outlet: Outlet, number: int, dialect: Dialect, *, mirrored: bool) -> None:
@@ -54,6 +55,8 @@ class Watch:
         self._reader: WholeReader | None = None
         self._stream: EventReader | None = None
         self.over = False
+        # Counts a message of a stream that needs no closer look; None outside a stream.
+        self.take_usual: Callable[[Message], bool] | None = None
 
     # -- the request ----------------------------------------------------------------------------
 
@@ -97,6 +100,7 @@ class Watch:
             if self._status < _CLIENT_ERROR:
                 if _is_event_stream(message.get("headers", ())):
                     self._stream = EventReader(self._dialect, self._mark)
+                    self.take_usual = self._stream.take_usual
                 else:
                     self._reader = WholeReader()
 
