@@ -136,7 +136,7 @@ class Tapped:
 
     async def heard(self) -> dict[str, int]:
         """How requests ended until now, by name, without zeros."""
-        await asyncio.sleep(0.06)
+        await asyncio.sleep(0.12)
         self.sampler.receive()
         return dict(self.sampler.ends)
 
@@ -492,7 +492,7 @@ async def test_request_that_is_cancelled_was_cut_by_the_server(tapped: Tapped) -
         await asyncio.sleep(60)
 
     task = asyncio.create_task(tapped.play(ROLE, chat(content="a"), wait))
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(0.15)
     assert tapped.sampler.cohorts.in_flight == 1
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -623,7 +623,7 @@ async def test_records_wait_while_the_launcher_is_busy_and_none_is_lost(tapped: 
     asyncio.get_running_loop().remove_reader(tapped.sampler._socket.fileno())  # type: ignore[union-attr]  # opened by the fixture
     for _ in range(40):
         await tapped.play(ROLE, chat(content="a"), DONE)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.1)
     for _ in range(40):
         await tapped.heard()
         if tapped.sampler.ends["ok"] == 40:
@@ -653,5 +653,5 @@ async def test_launcher_that_is_gone_is_noticed_once(
     tapped.sampler.close()
     for _ in range(3):
         made.put(wire.RECORD.pack(wire.ALIVE, 0, 0, 0, 1.0, 0.0, 0))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.12)
     assert caplog.text.count("Stopped reporting to the launcher") == 1

@@ -12,7 +12,7 @@ from llmrollouts.analysis import grid as operator_grid
 from tests.worker_image.tap_stories import Story, Teller
 from worker_image.launcher import grid
 from worker_image.launcher.cohorts import KEPT_SECONDS, Cohorts, Request
-from worker_image.launcher.samples import MOST_BYTES
+from worker_image.launcher.samples import MOST_BYTES, SETTLE_SECONDS
 from worker_image.launcher.tap.llmrollouts_tap import wire
 
 QUERY = "lags=ttft:2;errors:2&since={since}"
@@ -50,11 +50,11 @@ def test_without_since_only_the_clock_is_told() -> None:
 def test_cohort_is_told_once_it_has_closed_and_settled_and_never_again() -> None:
     teller = Teller()
     teller.tell(Story(arrived=100.25, marks=(0.1,), end=ANSWERED))
-    assert teller.ask(QUERY.format(since=100), at=103.09)["closed"] == []
-    page = teller.ask(QUERY.format(since=103.09), at=103.1)
+    assert teller.ask(QUERY.format(since=100), at=103.14)["closed"] == []
+    page = teller.ask(QUERY.format(since=103.14), at=103.16)
     assert cohorts_of(page) == [100]
     assert page["outcomes"] == [[2.0, 100, 1, 0, 0]]
-    assert teller.ask(QUERY.format(since=103.1), at=104.1)["closed"] == []
+    assert teller.ask(QUERY.format(since=103.16), at=104.16)["closed"] == []
 
 
 def test_asking_twice_answers_the_same() -> None:
@@ -89,7 +89,7 @@ def test_since_from_before_the_retention_says_what_is_covered() -> None:
     teller.tell(*(Story(arrived=float(second), marks=(0.1,)) for second in range(100, 2000, 10)))
     page = teller.ask(QUERY.format(since=100), at=2000.0)
     oldest = 2000 - KEPT_SECONDS
-    assert page["since"] == pytest.approx(oldest + 2 + 0.1)
+    assert page["since"] == pytest.approx(oldest + 2 + SETTLE_SECONDS)
     assert min(cohorts_of(page)) == oldest, "the first cohort that is whole"
     assert len(page["closed"]) == 72
 
@@ -129,7 +129,7 @@ def test_page_is_bounded_and_gives_up_its_oldest_rows() -> None:
     content = json.loads(page.body)
     assert content["since"] > 100
     for metric, lag, cohort, *_ in content["closed"]:
-        assert cohort + 1 + lag + 0.1 > content["since"], metric
+        assert cohort + 1 + lag + SETTLE_SECONDS > content["since"], metric
     # What is covered is whole: it equals what a question with that `since` gets.
     again = teller.ask(f"lags={lags}&since={content['since']}&reference=1")
     assert again["closed"] == content["closed"]

@@ -21,7 +21,7 @@ from .sampler import Sampler
 from .samples_query import BadQuery, Query, parse_query
 
 VERSION = 1
-SETTLE_SECONDS = 0.1
+SETTLE_SECONDS = 0.15
 MOST_BYTES = 1024 * 1024
 HEAD_BYTES = 4096  # room for everything but the rows
 # The launcher answers the kubelet on the same loop: after so many requests others get their turn.

@@ -1,9 +1,10 @@
 """Sends records to the launcher without ever making a request wait.
 
-Records are gathered for some milliseconds: a datagram for each would cost more, and the kernel
-queues only ten datagrams for a reader that is busy (net.unix.max_dgram_qlen). While the launcher
-does not read, records wait here, up to a bound; then the oldest are given up, and the launcher sees
-from the sequence numbers how many. Times are in the records, so waiting changes no measurement.
+Records are gathered for a twentieth of a second: a datagram for each would cost more, and the
+kernel queues only ten datagrams for a reader that is busy (net.unix.max_dgram_qlen). While the
+launcher does not read, records wait here, up to a bound; then the oldest are given up, and the
+launcher sees from the sequence numbers how many. Times are in the records, so waiting changes no
+measurement.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .wire import (
 
 log = logging.getLogger("llmrollouts.tap")
 
-GATHER_SECONDS = 0.02
+GATHER_SECONDS = 0.05
 RETRY_SECONDS = 0.02
 KEPT_RECORDS = 16384  # half a megabyte
 _FULL = (errno.EAGAIN, errno.ENOBUFS)
