@@ -9,6 +9,8 @@ import random
 import pytest
 
 from llmrollouts.analysis import grid as operator_grid
+from llmrollouts.analysis.counts import Measurement, Metric
+from llmrollouts.metrics.page import make_parameters, parse_page
 from tests.worker_image.tap_stories import Story, Teller
 from worker_image.launcher import grid
 from worker_image.launcher.cohorts import KEPT_SECONDS, Cohorts, Request
@@ -133,6 +135,30 @@ def test_page_is_bounded_and_gives_up_its_oldest_rows() -> None:
     # What is covered is whole: it equals what a question with that `since` gets.
     again = teller.ask(f"lags={lags}&since={content['since']}&reference=1")
     assert again["closed"] == content["closed"]
+
+
+def test_operator_reads_the_page_that_it_asked_for() -> None:
+    measurement = Measurement(
+        lags={Metric.TTFT: (2.0,), Metric.E2E: (1.5, 4.25)},
+        exact={Metric.TTFT: (0.35,)},
+        reference_tokens=4,
+        outcome_lags=(2.0, 30.0),
+    )
+    teller = Teller()
+    teller.tell(*(Story(100.25, marks=(value, 1.0, 1.2)) for value in (0.1, 0.3, 0.4)))
+    teller.tell(Story(100.5, end=(wire.FAILED, 0.1, 0, 0.1), status=500), Story(100.7))
+    teller.clock = 140.0
+    boot = teller.sampler.boot
+    body = teller.page(make_parameters(measurement, 100.0, boot)).body.encode()
+    page = parse_page(body, "worker", measurement)
+    assert (page.boot, page.now, page.since, page.live) == (boot, 140.0, 100.0, 5)
+    found = {(stream.metric, stream.lag): counts for stream, _, counts in page.closed}
+    assert found[Metric.TTFT, 2.0].beyond == ((3, 5),)
+    assert [found[Metric.E2E, lag].over for lag in (1.5, 4.25)] == [2, 2]
+    assert {lag: (ends.total, ends.failed) for lag, _, ends in page.ends} == {
+        2.0: (5, 1),
+        30.0: (5, 1),
+    }
 
 
 # -- processes and losses ------------------------------------------------------------------------
