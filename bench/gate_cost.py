@@ -5,8 +5,9 @@
 Pages come from the launcher's own sampler, made outside of what is timed. Timed is what the
 operator does with them: parse, merge, gate, verdict, and every ten seconds the stored record. Then
 the same reads over HTTP on loopback, and for comparison one page of vLLM's /metrics parsed the way
-a scraper does (prometheus_client). Processor time is this process's own and holds beside other
-work. Fails when 100 rollouts need a core, or one tick 2 ms.
+a scraper does (prometheus_client). Processor time is this process's own, but others' work
+empties its caches: beside the mean stands the median. Fails when 100 rollouts need a core, or half
+of the ticks 2 ms.
 """
 
 from __future__ import annotations
@@ -155,6 +156,7 @@ def run(canary: int, control: int, rollouts: int, seconds: int) -> dict[str, Any
         "requests_per_second_each": RATE,
         "rollouts": rollouts,
         "cores": round(statistics.mean(steady), 3),
+        "tick_ms_median": round(1000 * statistics.median(ticks), 3),
         "tick_ms_mean": round(1000 * statistics.mean(ticks), 3),
         "tick_ms_p99": round(1000 * statistics.quantiles(ticks, n=100)[98], 3),
         "page_bytes_median": statistics.median(sizes),
@@ -281,7 +283,7 @@ def main() -> int:
     print(result["scrape_for_comparison"])
     keep("gate_cost", result)
     usual = shapes[0]
-    good = usual["cores_with_http"] < MOST_CORES and usual["tick_ms_mean"] < 1000 * MOST_TICK
+    good = usual["cores_with_http"] < MOST_CORES and usual["tick_ms_median"] < 1000 * MOST_TICK
     print("within its bounds" if good else "over its bounds")
     return 0 if good else 1
 

@@ -153,6 +153,7 @@ async def test_in_a_shadow_step_an_idle_canary_passes_but_proves_nothing() -> No
     world.canary_rate = 4.0
     gate = await world.run(60)
     assert (gate.verdict, gate.proof) == ("Passed", "Collecting")
+    assert "so they prove nothing" in gate.message
     assert stored_proof(world) == {}
 
 

@@ -76,6 +76,8 @@ def assign(seen: Observation, warm: Mapping[str, float]) -> Assignment | None:
     attempt = status.attempt
     tried = attempt is not None and attempt.revision == judged
     kind = _kind(status)
+    # A route of the user's own copies no requests: what the shares give is what there is.
+    copies = spec.traffic.provider != "HTTPRoute"
     policy, problem = _policy(spec)
     return Assignment(
         key=Key(deployment.namespace, deployment.name),
@@ -88,7 +90,8 @@ def assign(seen: Observation, warm: Mapping[str, float]) -> Assignment | None:
         control=_candidates(seen.pods, reference, warm),
         kind=kind,
         ticks=_ticks(status, spec),
-        matches_load=kind == "Watch" or (kind == "Canary" and spec.strategy.match_load),
+        matches_load=copies
+        and (kind == "Watch" or (kind == "Canary" and spec.strategy.match_load)),
         observes=gate.mode == "Observe",
         placebo=gate.placebo,
         policy=policy,
