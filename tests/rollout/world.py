@@ -26,10 +26,7 @@ from llmrollouts.rollout.effects import (
     RemoveCommand,
     StoreRevision,
 )
-from llmrollouts.rollout.intent import (
-    DeploymentTraffic,
-    lowered,
-)
+from llmrollouts.rollout.intent import DeploymentTraffic, lowered
 from llmrollouts.rollout.observation import (
     ContainerDeath,
     Gate,

@@ -8,25 +8,59 @@ a long message can never make the status unwritable.
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
+from pydantic import Field
 
+from llmrollouts.api.evidence import (
+    AttemptStatus,
+    GateMetric,
+    GateStatus,
+    Proof,
+    RequestCounter,
+    Verdict,
+)
 from llmrollouts.api.model import StoredModel
 from llmrollouts.api.rules import ATOMIC_LIST, NAMED_LIST, TYPED_LIST, Schema
+from llmrollouts.api.status_texts import (
+    HISTORY_ENTRIES,
+    LAST_ENTRIES,
+    LAST_GATES,
+    LAST_HISTORY,
+    LIST_ENTRIES,
+    MESSAGE_LENGTH,
+    NAME_LENGTH,
+    MessageText,
+    NameText,
+    Time,
+)
 from llmrollouts.api.texts import ShareText
 
-MESSAGE_LENGTH: Final = 1024
-NAME_LENGTH: Final = 253
-HISTORY_ENTRIES: Final = 20
-LIST_ENTRIES: Final = 64
-GATE_ENTRIES: Final = 32
-METRIC_ENTRIES: Final = 24
-NUMBER_LENGTH: Final = 32
-
-Verdict = Literal["Passed", "Failed", "Inconclusive", "Error", "Frozen"]
-Proof = Literal["Proven", "Collecting", "NotNeeded"]
+__all__ = [
+    "HISTORY_ENTRIES",
+    "LIST_ENTRIES",
+    "MESSAGE_LENGTH",
+    "NAME_LENGTH",
+    "AttemptStatus",
+    "CommandStatus",
+    "Condition",
+    "DeathStatus",
+    "GateMetric",
+    "GateStatus",
+    "HistoryEntry",
+    "LLMDeploymentStatus",
+    "LapseStatus",
+    "Phase",
+    "PromotionStatus",
+    "Proof",
+    "RequestCounter",
+    "RetiringStatus",
+    "RollbackStatus",
+    "StepStatus",
+    "Verdict",
+    "WarmStatus",
+    "WrittenStatus",
+]
 
 Phase = Literal[
     "Pending",
@@ -40,40 +74,6 @@ Phase = Literal[
     "Degraded",
     "Failed",
 ]
-
-
-def _cut(length: int) -> BeforeValidator:
-    def cut(value: Any) -> Any:
-        if isinstance(value, str) and len(value) > length:
-            return value[: length - 1] + "…"
-        return value
-
-    return BeforeValidator(cut)
-
-
-def _keep_last(count: int) -> BeforeValidator:
-    def keep(value: Any) -> Any:
-        return value[-count:] if isinstance(value, list | tuple) else value
-
-    return BeforeValidator(keep)
-
-
-def _is_near(value: datetime) -> datetime:
-    """Arithmetic on a time of the year 9999 overflows, and only a person can have written it."""
-    if not 2000 <= value.year < 2200:
-        raise ValueError("a time of this status lies between the years 2000 and 2200")
-    return value
-
-
-# With a zone always: one without cannot be compared with the others.
-Time = Annotated[AwareDatetime, AfterValidator(_is_near)]
-MessageText = Annotated[str, _cut(MESSAGE_LENGTH), Schema((("maxLength", MESSAGE_LENGTH),))]
-NameText = Annotated[str, _cut(NAME_LENGTH), Schema((("maxLength", NAME_LENGTH),))]
-NumberText = Annotated[str, _cut(NUMBER_LENGTH), Schema((("maxLength", NUMBER_LENGTH),))]
-_LAST_GATES = (_keep_last(GATE_ENTRIES), Schema((("maxItems", GATE_ENTRIES),)))
-_LAST_METRICS = (_keep_last(METRIC_ENTRIES), Schema((("maxItems", METRIC_ENTRIES),)))
-_LAST_HISTORY = (_keep_last(HISTORY_ENTRIES), Schema((("maxItems", HISTORY_ENTRIES),)))
-_LAST_ENTRIES = (_keep_last(LIST_ENTRIES), Schema((("maxItems", LIST_ENTRIES),)))
 
 
 class Condition(StoredModel):
@@ -91,18 +91,6 @@ class Condition(StoredModel):
     """When `status` last changed."""
     observed_generation: int | None = None
     """The metadata.generation that the condition speaks of."""
-
-
-class RequestCounter(StoredModel):
-    """Requests of the running step: `total` at the last commit, when `source` (one life of
-    one operator process) had counted `base`. A new process starts its count at zero."""
-
-    total: int = 0
-    """Requests of the step up to the last commit."""
-    source: NameText = ""
-    """The operator process whose count `base` is."""
-    base: int = 0
-    """What that process had counted at the last commit."""
 
 
 class StepStatus(StoredModel):
@@ -128,79 +116,6 @@ class StepStatus(StoredModel):
     """Time towards the step's deadline up to `waitingSince`, in seconds."""
     waiting_since: Time | None = None
     """Since when that time runs; absent while the rollout is paused, held or lapsed."""
-
-
-class AttemptStatus(StoredModel):
-    """One attempt to promote a revision, with its own budget of false rollbacks. A retry is a new
-    attempt; a restart of the operator and an edit are not."""
-
-    revision: NameText
-    """The revision that is tried."""
-    number: int
-    """The number of the attempt, counted over all revisions of this deployment."""
-    started_at: Time
-    """When it began."""
-    error_budget: float
-    """The accepted chance that this attempt rolls a good revision back, as a fraction."""
-    spent: float = 0.0
-    """What of it the stages so far were allotted."""
-    stage: NameText = ""
-    """The stage that is judged now: revision/attempt/step, or revision/attempt/watch."""
-    level: float = 0.0
-    """What of the budget this stage was allotted."""
-    errors: RequestCounter = Field(default_factory=RequestCounter)
-    """User requests that failed at the revision in this attempt, saved ones included."""
-    saved: RequestCounter = Field(default_factory=RequestCounter)
-    """Of these, the requests that stable workers answered instead."""
-
-
-class GateMetric(StoredModel):
-    """What a gate found for one metric. Numbers are texts, as people read them."""
-
-    name: NameText
-    """The metric, such as ttft."""
-    evidence: NumberText | None = None
-    """The evidence of harm; the gate fires when it reaches `needed`."""
-    needed: NumberText | None = None
-    """The evidence that decides."""
-    p50: NumberText | None = None
-    """Canary to stable at the median; 1.10 is ten percent slower."""
-    p95: NumberText | None = None
-    """Canary to stable at the 95th percentile."""
-    p99: NumberText | None = None
-    """Canary to stable at the 99th percentile."""
-    ks: NumberText | None = None
-    """The largest distance between the two distributions (Kolmogorov-Smirnov)."""
-    ks_lower: NumberText | None = None
-    """What that distance is at least, at the gate's certainty."""
-    message: MessageText | None = None
-    """The same in one sentence."""
-
-
-class GateStatus(StoredModel):
-    """What a gate says, with its evidence. The last word stays after the rollout has ended."""
-
-    name: NameText
-    """The gate that speaks."""
-    verdict: Verdict
-    """Passed: no harm seen. Failed: rolled back. Frozen: a limit is broken by both revisions, a
-    person is needed. Inconclusive: not enough to decide. Error: the source failed."""
-    reason: NameText
-    """One word that says why."""
-    message: MessageText
-    """Why, with its numbers."""
-    since: Time
-    """Since when the verdict is this one."""
-    updated_at: Time
-    """When the numbers were read."""
-    proof: Proof = "NotNeeded"
-    """Whether the revision was shown to be no worse, which shares above 5% need."""
-    canary_requests: int | None = None
-    """Requests of the canary that were compared."""
-    control_requests: int | None = None
-    """Requests of the stable workers that they were compared with."""
-    metrics: Annotated[list[GateMetric], *_LAST_METRICS, ATOMIC_LIST] = Field(default_factory=list)
-    """The evidence by metric."""
 
 
 class PromotionStatus(StoredModel):
@@ -257,9 +172,9 @@ class RetiringStatus(StoredModel):
 class DeathStatus(StoredModel):
     """Container-caused deaths of canary workers in this rollout."""
 
-    seen: Annotated[list[NameText], *_LAST_ENTRIES, ATOMIC_LIST] = Field(default_factory=list)
+    seen: Annotated[list[NameText], *LAST_ENTRIES, ATOMIC_LIST] = Field(default_factory=list)
     """The deaths counted so far, as pod uid/container/restart."""
-    excused: Annotated[list[NameText], *_LAST_ENTRIES, ATOMIC_LIST] = Field(default_factory=list)
+    excused: Annotated[list[NameText], *LAST_ENTRIES, ATOMIC_LIST] = Field(default_factory=list)
     """Deaths that do not count, because workers of the other revision died in the same minute."""
     revision: NameText | None = None
     """The revision whose deaths these are."""
@@ -341,7 +256,7 @@ class LLMDeploymentStatus(StoredModel):
     """A summary in one word, for people and GitOps tools."""
     message: MessageText | None = None
     """A summary in one sentence: what happens now and what it waits for."""
-    conditions: Annotated[list[Condition], *_LAST_ENTRIES, TYPED_LIST] = Field(default_factory=list)
+    conditions: Annotated[list[Condition], *LAST_ENTRIES, TYPED_LIST] = Field(default_factory=list)
     """Observations in detail; each says what to do next."""
     stable_revision: NameText | None = None
     """The revision that answers whatever no share takes."""
@@ -364,13 +279,13 @@ class LLMDeploymentStatus(StoredModel):
     """The mirrored share that the gateways report for the last ten seconds."""
     attempt: AttemptStatus | None = None
     """The running or last attempt to promote a revision."""
-    gates: Annotated[list[GateStatus], *_LAST_GATES, NAMED_LIST] = Field(default_factory=list)
+    gates: Annotated[list[GateStatus], *LAST_GATES, NAMED_LIST] = Field(default_factory=list)
     """What the gates say, with their evidence."""
     promotion: PromotionStatus | None = None
     """The running promotion."""
     warm: WarmStatus | None = None
     """The replaced revision that can take all users back at once."""
-    retiring: Annotated[list[RetiringStatus], *_LAST_ENTRIES, ATOMIC_LIST] = Field(
+    retiring: Annotated[list[RetiringStatus], *LAST_ENTRIES, ATOMIC_LIST] = Field(
         default_factory=list
     )
     """Revisions whose workers go once no gateway knows them any more."""
@@ -386,9 +301,7 @@ class LLMDeploymentStatus(StoredModel):
     """The last rollback, with the times of its parts."""
     command: CommandStatus | None = None
     """The last command."""
-    history: Annotated[list[HistoryEntry], *_LAST_HISTORY, ATOMIC_LIST] = Field(
-        default_factory=list
-    )
+    history: Annotated[list[HistoryEntry], *LAST_HISTORY, ATOMIC_LIST] = Field(default_factory=list)
     """The last events, oldest first."""
     replicas: int | None = None
     """Workers of all revisions that are wanted now (scale subresource)."""
