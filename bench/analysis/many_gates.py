@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmrollouts.analysis.burst import CAPPED, LONGEST, QUIET
 from llmrollouts.analysis.counts import Metric
-from llmrollouts.analysis.eprocess import EProcess
+from llmrollouts.analysis.eprocess import MOST_WEALTH, EProcess
 from llmrollouts.analysis.evalue import FloatArray
 from llmrollouts.analysis.evalues import IntArray, log_e_many
 from llmrollouts.analysis.gate import Gate
@@ -100,18 +101,20 @@ class ManyGates:
         gains = np.empty((runs, seconds, len(rule.bets)))
         for place, (_, bets, logs) in zip(row.thresholds, rule.groups, strict=True):
             gains[:, :, list(bets)] = unique_gains(cells[:, :, place], np.array(logs), rule.cap)
-        np.exp(gains, out=gains)
         needed = math.exp(-math.log(self.levels[row.metric]) - row.log_weight)
         seen = np.cumsum(cells[:, :, list(row.thresholds), 1], axis=1).max(axis=2)
         enough = seen >= MIN_CANARY_REQUESTS if row.guarded else np.ones_like(seen, dtype=bool)
+        asked = cells[:, :, list(row.thresholds), 1].max(axis=2) > 0
         wealth = np.full((runs, len(rule.bets)), rule.start_weight)
+        bursts = _Bursts(wealth.shape, rule.cap)
         when = np.full(runs, np.inf)
         for second in range(seconds):
-            fresh = (1 - rule.start_weight) / rule.stage_ticks if second < rule.stage_ticks else 0.0
-            wealth = np.minimum((wealth + fresh) * gains[:, second], 1e80)
-            unspent = (1 - rule.start_weight) * max(0.0, 1 - (second + 1) / rule.stage_ticks)
-            hit = (wealth.mean(axis=1) + unspent >= needed) & enough[:, second] & np.isinf(when)
-            when[hit] = second + 1 + math.ceil(row.lag)
+            gain, before = gains[:, second], wealth + rule.starts.fresh(second + 1)
+            wealth = np.minimum(before * np.exp(gain), MOST_WEALTH)
+            if rule.forgives:
+                wealth = bursts.follow(gain, before, wealth, asked[:, second])
+            reached = wealth.mean(axis=1) + rule.starts.unspent(second + 1) >= needed
+            when[reached & enough[:, second] & np.isinf(when)] = second + 1 + math.ceil(row.lag)
         return when
 
     def _part_bands(self, cells: IntArray, lags: FloatArray, level: float) -> FloatArray:
@@ -154,6 +157,32 @@ class ManyGates:
                 when = np.where(hit.any(axis=1), hit.argmax(axis=1) + 1.0 + math.ceil(lag), np.inf)
                 latest = np.maximum(latest, when)
         return latest
+
+
+class _Bursts:
+    """``burst.follow_burst`` for all bets of all runs."""
+
+    def __init__(self, shape: tuple[int, ...], cap: float) -> None:
+        self._cap = cap
+        self._seconds, self._capped, self._quiet = (np.zeros(shape, dtype=int) for _ in range(3))
+        self._before = np.zeros(shape)
+
+    def follow(
+        self, gain: FloatArray, before: FloatArray, wealth: FloatArray, asked: FloatArray
+    ) -> FloatArray:
+        """The wealth after one second, with ended bursts taken back."""
+        here = asked[:, None]
+        rising, quiet = here & (gain > 0), here & (gain <= 0) & (self._seconds > 0)
+        self._before = np.where(rising & (self._seconds == 0), before, self._before)
+        self._seconds += rising
+        self._capped += rising & (gain >= self._cap)
+        self._quiet = np.where(rising, 0, self._quiet + quiet)
+        ended = self._quiet >= QUIET
+        taken = ended & (self._capped >= CAPPED) & (self._seconds <= LONGEST)
+        wealth = np.where(taken, np.minimum(wealth, self._before), wealth)
+        for count in (self._seconds, self._capped, self._quiet):
+            count[ended] = 0
+        return wealth
 
 
 def unique_gains(cells: IntArray, logs: FloatArray, cap: float) -> FloatArray:

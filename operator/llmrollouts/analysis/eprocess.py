@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from llmrollouts.analysis.burst import NONE, Burst, follow_burst
 from llmrollouts.analysis.evalue import Cell, log_e_rows
 
 # The quantiles of stable at which thresholds are fixed when a stage starts.
@@ -46,33 +47,38 @@ LIMIT_BETS: Final = tuple(Bet(0, omega) for omega in (2.0, 4.0, 10.0, 40.0))
 
 @dataclass(frozen=True, slots=True)
 class EvidenceState:
-    """wealth: one value a bet, in the order of the rule's bets; ticks: seconds taken in."""
+    """wealth: one value a bet, in the order of the rule's bets; ticks: seconds taken in; bursts:
+    one a bet, where the rule takes short bursts back."""
 
     wealth: tuple[float, ...]
     ticks: int = 0
+    bursts: tuple[Burst, ...] = ()
 
     def to_json(self) -> str:
         """Python writes the shortest text that reads back as the same float: nothing is lost."""
-        return json.dumps({"wealth": self.wealth, "ticks": self.ticks})
+        return json.dumps({"wealth": self.wealth, "ticks": self.ticks, "bursts": self.bursts})
 
     @classmethod
     def from_json(cls, text: str) -> EvidenceState:
         """Raises ValueError when the text is no state."""
         try:
             raw = json.loads(text)
-            return cls.from_plain(raw["wealth"], raw["ticks"])
+            return cls.from_plain(raw["wealth"], raw["ticks"], raw.get("bursts", []))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no stored evidence: {error}") from error
 
     @classmethod
-    def from_plain(cls, wealth: object, ticks: object) -> EvidenceState:
-        """Raises ValueError when the numbers are no state."""
-        if not isinstance(wealth, list) or not isinstance(ticks, int):
-            raise ValueError("stored evidence is a list of numbers and a count of seconds")
+    def from_plain(cls, wealth: object, ticks: object, bursts: object) -> EvidenceState:
+        """Raises TypeError or ValueError when the numbers are no state."""
+        if not (isinstance(wealth, list) and isinstance(ticks, int) and isinstance(bursts, list)):
+            raise ValueError("stored evidence is numbers, a count of seconds, and bursts")
         values = tuple(float(value) for value in wealth)
         if ticks < 0 or not all(0 <= value <= MOST_WEALTH for value in values):
             raise ValueError("stored evidence lies outside its bounds")
-        return cls(values, ticks)
+        running = tuple(Burst(int(s), int(c), int(q), float(w)) for s, c, q, w in bursts)
+        if len(running) not in {0, len(values)}:
+            raise ValueError("stored evidence has a burst for each bet, or none")
+        return cls(values, ticks, running)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +133,8 @@ def weigh(state: EvidenceState, starts: StartTimes) -> float:
 class EProcess:
     """The rule: bets, the length of the stage in seconds, the weight on starting at once, a cap.
 
-    A stage may be extended past ``stage_ticks``: see ``StartTimes``.
+    A stage may be extended past ``stage_ticks``: see ``StartTimes``. forgives: whether short bursts
+    are taken back (``burst``).
     """
 
     bets: tuple[Bet, ...]
@@ -135,6 +142,7 @@ class EProcess:
     start_weight: float = 0.5
     cap: float = TICK_CAP
     late_weight: float = 0.0
+    forgives: bool = False
     starts: StartTimes = field(init=False, repr=False)
     # For each threshold: its number, the places of its bets, and their ln omega.
     groups: tuple[tuple[int, tuple[int, ...], tuple[float, ...]], ...] = field(
@@ -166,15 +174,36 @@ class EProcess:
             [cells[threshold] for threshold, _, _ in self.groups],
             [logs for _, _, logs in self.groups],
         )
-        return self.gain(state, rows)
+        asked = any(cells[threshold].canary_total for threshold, _, _ in self.groups)
+        return self.gain(state, rows, asked=asked)
 
-    def gain(self, state: EvidenceState, rows: Sequence[Sequence[float]]) -> EvidenceState:
-        """Take in one arrival second; ``rows``: ln e of each threshold's bets, as in ``groups``."""
+    def gain(
+        self, state: EvidenceState, rows: Sequence[Sequence[float]], *, asked: bool = True
+    ) -> EvidenceState:
+        """Take in one arrival second; ``rows``: ln e of each threshold's bets, as in ``groups``;
+        asked: whether the canary had a request."""
         gains = [0.0] * len(self.bets)
         for (_, places, _), row in zip(self.groups, rows, strict=True):
             for place, gain in zip(places, row, strict=True):
                 gains[place] = min(gain, self.cap)
-        return accumulate(state, gains, self.starts)
+        grown = accumulate(state, gains, self.starts)
+        if not self.forgives or not asked:
+            return replace(grown, bursts=state.bursts)
+        return self._forgive(state, grown, gains)
+
+    def _forgive(
+        self, state: EvidenceState, grown: EvidenceState, gains: Sequence[float]
+    ) -> EvidenceState:
+        """Follow each bet's burst, and take back those that ended by themselves."""
+        fresh = self.starts.fresh(grown.ticks)
+        wealth, bursts = list(grown.wealth), []
+        running = state.bursts or (NONE,) * len(wealth)
+        for bet, (burst, gain) in enumerate(zip(running, gains, strict=True)):
+            followed, ended = follow_burst(burst, gain, self.cap, state.wealth[bet] + fresh)
+            bursts.append(followed)
+            if ended:
+                wealth[bet] = min(wealth[bet], burst.before)
+        return EvidenceState(tuple(wealth), grown.ticks, tuple(bursts))
 
     def evidence(self, state: EvidenceState) -> float:
         """E: reject the null for ever once it has reached 1/alpha."""

@@ -169,7 +169,8 @@ class Gate:
             gains = [next(rows) for _ in process.thresholds]
             for number in process.thresholds:
                 tick.count(process.metric, number, cells[number])
-            tick.move(process, gains, guarded=True)
+            asked = any(cells[number].canary_total for number in process.thresholds)
+            tick.move(process, gains, guarded=True, asked=asked)
         if plan.processes:
             tick.compare_bands(plan.metric)
         for limit, cell in zip(plan.limits, limit_cells, strict=True):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from llmrollouts.analysis.budget import split_over_metrics
+from llmrollouts.analysis.burst import FEW_WORKERS
 from llmrollouts.analysis.counts import Metric, Stream
 from llmrollouts.analysis.eprocess import (
     ERROR_BETS,
@@ -240,15 +241,16 @@ def _plan_stream(stage: Stage, stream: Stream) -> LatencyPlan:
 
 def _processes(stage: Stage, metric: Metric, here: tuple[int, ...]) -> tuple[Process, ...]:
     """One e-process over all thresholds; for E2E one each, because each has a clock of its own."""
+    forgives = (stage.canary_workers <= FEW_WORKERS) and not stage.reversed
     if metric is not Metric.E2E:
         if not here:
             return ()
-        rule = EProcess(LATENCY_BETS, stage.ticks, late_weight=LATE_WEIGHT)
+        rule = EProcess(LATENCY_BETS, stage.ticks, late_weight=LATE_WEIGHT, forgives=forgives)
         return (Process(metric.value, metric.value, rule, 0.0, tuple(range(len(QUANTILES)))),)
     processes = []
     for number in here:
         bets = tuple(Bet(0, bet.omega) for bet in LATENCY_BETS if bet.threshold == number)
-        rule = EProcess(bets, stage.ticks, late_weight=LATE_WEIGHT)
+        rule = EProcess(bets, stage.ticks, late_weight=LATE_WEIGHT, forgives=forgives)
         weight = math.log(len(bets) / len(LATENCY_BETS))
         run = f"{metric.value}:{number}"
         processes.append(Process(run, metric.value, rule, weight, (number,)))

@@ -130,12 +130,15 @@ class GateState:
 
 
 def _run_to_plain(run: Run) -> list[object]:
-    return [run.wealth.wealth, run.wealth.ticks, run.log_e, run.peak, run.trough, run.rising]
+    state = run.wealth
+    return [
+        state.wealth, state.ticks, state.bursts, run.log_e, run.peak, run.trough, run.rising,
+    ]  # fmt: skip
 
 
 def _run_from_plain(raw: list[object]) -> Run:
-    wealth, ticks, *logs, rising = raw
-    state = EvidenceState.from_plain(wealth, ticks)
+    wealth, ticks, bursts, *logs, rising = raw
+    state = EvidenceState.from_plain(wealth, ticks, bursts)
     log_e, peak, trough = (_number(value) for value in logs)
     if rising is not None and not isinstance(rising, int):
         raise ValueError(f"no second: {rising}")

@@ -51,10 +51,17 @@ class Tick:
         sums[place] += cell
         self.totals[metric] = tuple(sums)
 
-    def move(self, process: Process, gains: Sequence[Sequence[float]], *, guarded: bool) -> None:
+    def move(
+        self,
+        process: Process,
+        gains: Sequence[Sequence[float]],
+        *,
+        guarded: bool,
+        asked: bool = True,
+    ) -> None:
         """One e-process over one second; it decides when it reaches its level."""
         before = self.runs[process.run]
-        wealth = process.rule.gain(before.wealth, gains)
+        wealth = process.rule.gain(before.wealth, gains, asked=asked)
         log_e = _log(process.rule.evidence(wealth)) + process.log_weight
         self.runs[process.run] = before.move(wealth, log_e, self.second)
         self._decide(process.metric, log_e, guarded=guarded)
