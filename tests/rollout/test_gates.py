@@ -270,6 +270,16 @@ def test_larger_shares_wait_until_the_revision_is_shown_no_worse() -> None:
     assert world.status.promotion is None, "the promotion needs it as well"
 
 
+def test_the_proof_is_told_once_in_an_attempt() -> None:
+    world = in_step(1, latency="Enforce")
+    for _ in range(3):
+        world.latency.say("Passed", "NoHarm", "no harm seen", "Collecting")
+        world.run(seconds=4)
+        world.latency.say("Passed", "Proven", "shown on 1400 requests", "Proven")
+        world.run(seconds=4)
+    assert sum(1 for n in world.notices if n.reason == "Proven") == 1
+
+
 def test_a_rollout_that_begins_above_five_percent_begins_with_five() -> None:
     world = serving()
     world.latency.say("Passed", "NoHarm", "no harm seen in 9 requests", "Collecting")

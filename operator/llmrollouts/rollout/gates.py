@@ -137,7 +137,8 @@ def note_gates(draft: Draft, facts: Facts, *, commits: bool) -> Draft:
         return draft
     for gate in spoken:
         was = old.get(gate.name)
-        if gate.proof == "Proven" and was is not None and was.proof == "Collecting":
+        shown = gate.proof == "Proven" and was is not None and was.proof == "Collecting"
+        if shown and not _was_told(status):
             draft = draft.tell(
                 "Normal",
                 Reason.PROVEN,
@@ -238,6 +239,15 @@ def _number(value: float | None) -> str | None:
     if value is None:
         return None
     return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.3g}"
+
+
+def _was_told(status: LLMDeploymentStatus) -> bool:
+    """Whether this attempt has been proven before: each stage takes it up from the one before."""
+    since = status.attempt.started_at if status.attempt is not None else None
+    return any(
+        entry.event == Reason.PROVEN and (since is None or entry.at >= since)
+        for entry in status.history
+    )
 
 
 def _is_due(told: GateStatus, was: GateStatus | None) -> bool:
