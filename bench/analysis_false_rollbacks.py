@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def main() -> None:
     print(_keep(level, rollouts, begin))
 
 
-def _keep(level: dict[str, object], rollouts: dict[str, object], begin: float) -> object:
+def _keep(level: Mapping[str, object], rollouts: Mapping[str, object], begin: float) -> object:
     seconds = round(time.process_time() - begin)
     return keep(
         "analysis_false_rollbacks",

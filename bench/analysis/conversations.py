@@ -79,7 +79,8 @@ def count_prefix_rollbacks(runs: int, seed: int) -> tuple[int, dict[str, int]]:
     """How many whole rollouts of a good revision were rolled back, and by what."""
     policy = Policy()
     length = WARM + sum(seconds for *_, seconds in STEPS)
-    lost, blamed = 0, {}
+    lost = 0
+    blamed: dict[str, int] = {}
     for run in range(runs):
         trace = simulate(np.random.default_rng([seed, run]), length)
         second, gone = WARM, False
@@ -105,7 +106,7 @@ def _between(trace: Trace, begin: int, end: int) -> Trace:
 
 def _count(stage: Stage, trace: Trace, begin: int) -> dict[str, IntArray]:
     """The cells of one run, by the same fates as replay's."""
-    cells = {}
+    cells: dict[str, IntArray] = {}
     at, seconds = trace.second - begin, stage.ticks
 
     def count(rows: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> IntArray:

@@ -24,6 +24,7 @@ from llmrollouts.analysis.ksband import band_constant
 from llmrollouts.analysis.noninferiority import PROOF_LOG_BETS
 from llmrollouts.analysis.stage import Stage
 from llmrollouts.analysis.tick import MIN_CANARY_REQUESTS, TOLERATED_STALL
+from llmrollouts.analysis.trace import BoolArray
 
 _FIRST = 20  # the band starts at this many requests
 
@@ -39,7 +40,7 @@ class Outcomes:
     @property
     def first(self) -> FloatArray:
         """When the gate rolled back, whatever the metric."""
-        return np.min(np.stack(list(self.decided.values())), axis=0)
+        return np.asarray(np.min(np.stack(list(self.decided.values())), axis=0))
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class ManyGates:
     def decide(self, cells: Mapping[str, IntArray], metric: Metric) -> FloatArray:
         """When one latency metric alone decided."""
         rows = [row for row in self._rows if row.metric == metric.value]
-        return np.min([self._cross(row, cells[row.cells]) for row in rows], axis=0)
+        return np.asarray(np.min([self._cross(row, cells[row.cells]) for row in rows], axis=0))
 
     def _cross(self, row: _Row, cells: IntArray) -> FloatArray:
         """The second at whose end one e-process reached its level."""
@@ -168,7 +169,7 @@ class _Bursts:
         self._before = np.zeros(shape)
 
     def follow(
-        self, gain: FloatArray, before: FloatArray, wealth: FloatArray, asked: FloatArray
+        self, gain: FloatArray, before: FloatArray, wealth: FloatArray, asked: BoolArray
     ) -> FloatArray:
         """The wealth after one second, with ended bursts taken back."""
         here = asked[:, None]

@@ -93,7 +93,8 @@ def count_rollbacks(
 ) -> tuple[int, dict[str, int]]:
     """How many of ``runs`` rollouts were rolled back, and by which metric in which step."""
     policy = Policy()
-    lost, blamed = 0, {}
+    lost = 0
+    blamed: dict[str, int] = {}
     for begin in range(0, runs, block):
         rng = np.random.default_rng([seed, begin])
         size = min(block, runs - begin)

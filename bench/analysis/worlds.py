@@ -166,7 +166,7 @@ def draw_cells(
         ratio = math.log(regression.ratios.get(metric, 1.0)) * on
         ours = _Law(metric, paths, paths.shift + paths.canary_shift + ratio, paths.canary_stalled)
         theirs = _Law(metric, paths, paths.shift + paths.control_shift, paths.control_stalled)
-        tail = regression.tail * on
+        tail = np.where(on, regression.tail, 0.0)
         canary_bounds = [BOUNDS[bound] for bound in places.canary_bounds]
         control_bounds = [BOUNDS[bound] for bound in places.control_bounds]
         if proof:

@@ -169,8 +169,8 @@ class Gate:
             gains = [next(rows) for _ in process.thresholds]
             for number in process.thresholds:
                 tick.count(process.metric, number, cells[number])
-            asked = any(cells[number].canary_total for number in process.thresholds)
-            tick.move(process, gains, guarded=True, asked=asked)
+            present = any(cells[number].canary_total for number in process.thresholds)
+            tick.move(process, gains, guarded=True, asked=present)
         if plan.processes:
             tick.compare_bands(plan.metric)
         for limit, cell in zip(plan.limits, limit_cells, strict=True):

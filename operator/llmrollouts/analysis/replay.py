@@ -125,16 +125,7 @@ def _find_begin(trace: Trace) -> int:
 
 def read_baseline(trace: Trace) -> Baseline:
     """Stable's histogram and lengths of answers over the first part."""
-    stable = Trace(
-        *(
-            column[~trace.canary]
-            for column in (
-                trace.arrival, trace.canary, trace.ttft, trace.tpot, trace.e2e, trace.tokens,
-                trace.status,
-            )
-        ),
-        trace.end,
-    )  # fmt: skip
+    stable = trace.part(~trace.canary)
     tokens = count_tokens(stable)
     baseline = Baseline().add_tokens(tokens)
     reference = choose_reference(baseline.tokens)

@@ -206,7 +206,7 @@ def _poisson_nodes(mean: float, most: int) -> tuple[FloatArray, IntArray]:
     weights = poisson.pmf(values, mean)
     weights /= weights.sum()
     if len(values) <= most:
-        return weights, values
+        return weights, values.astype(np.int64)
     # The sum of the values up to a chance u is piecewise linear in u: its steps are the groups.
     chance = np.concatenate([[0.0], np.cumsum(weights)])
     partial = np.concatenate([[0.0], np.cumsum(weights * values)])
@@ -215,7 +215,7 @@ def _poisson_nodes(mean: float, most: int) -> tuple[FloatArray, IntArray]:
     upper = np.clip(centres - below, 0, 1)
     nodes, places = np.unique(np.concatenate([below, below + 1]), return_inverse=True)
     weights = np.bincount(places, np.concatenate([1 - upper, upper]) / most)
-    return weights, nodes
+    return np.asarray(weights, dtype=np.float64), nodes.astype(np.int64)
 
 
 def _first_crossing(

@@ -78,7 +78,8 @@ class Trace:
     def empty(self) -> BoolArray:
         """Ended with a good status and without a single token."""
         ended = ~np.isnan(self.e2e)
-        return ended & (self.status < 400) & (self.tokens == 0) & np.isnan(self.ttft)
+        hollow = (self.status < 400) & (self.tokens == 0) & np.isnan(self.ttft)
+        return np.asarray(ended & hollow, dtype=np.bool_)
 
     @cached_property
     def failed(self) -> BoolArray:
@@ -91,7 +92,7 @@ class Trace:
     @cached_property
     def left(self) -> BoolArray:
         """Its client went away before the end."""
-        return self.status == CLIENT_LEFT
+        return np.asarray(self.status == CLIENT_LEFT)
 
     @cached_property
     def token_time(self) -> FloatArray:
@@ -101,7 +102,7 @@ class Trace:
         known = np.where(np.isnan(self.tpot), np.maximum(derived, 0.0), self.tpot)
         return np.where(self.tokens >= 2, known, np.nan)
 
-    def part(self, rows: slice) -> Trace:
+    def part(self, rows: slice | BoolArray) -> Trace:
         """Some rows, up to the same end."""
         return Trace(
             self.arrival[rows], self.canary[rows], self.ttft[rows], self.tpot[rows],

@@ -30,6 +30,8 @@ from llmrollouts.cli.report import report_answer, report_history, report_picture
 from llmrollouts.cli.screen import describe_rollback, draw, draw_list
 from llmrollouts.cli.session import F, Session, Target, cluster_options, make_target
 
+__all__ = ["Session", "cli", "main", "run"]
+
 _WATCH_EVERY: Final = 1.0  # seconds
 
 
