@@ -47,7 +47,7 @@ class Build:
     programs: tuple[str, ...]
     inputs: str
     cost: str
-    make: Callable[[Path], None]
+    make: Callable[[Path], object]
 
     @property
     def folder(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -30,8 +31,10 @@ def kube(environment: Environment) -> Kube:
 @pytest.fixture
 def namespace(kube: Kube, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace for one test, deleted afterwards (kept with LLMR_KEEP=1)."""
-    stem = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:40].strip("-")
-    name = f"e2e-{stem}"
+    whole = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
+    # Long names of one test's variants begin alike; a digest tells them apart.
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:6]
+    name = f"e2e-{whole[:33].strip('-')}-{digest}"
     make_namespace(kube, name)
     yield name
     if not os.environ.get("LLMR_KEEP"):

@@ -146,7 +146,7 @@ def test_many_cells_have_the_evidence_of_each() -> None:
     large = 2 * LARGEST_EXACT_SUPPORT
     rows.append([large // 2, large, 10 * large, 20 * large])
     cells = np.array(rows)
-    single = np.array([log_e(Cell(*map(int, row)), bets, 1.5) for row in rows])
+    single = np.array([log_e(Cell(*(int(n) for n in row)), bets, 1.5) for row in cells.tolist()])
     assert np.allclose(log_e_many(cells, bets, 1.5), single, rtol=0, atol=1e-9)
 
 

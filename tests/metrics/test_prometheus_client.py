@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import subprocess
 import sys
@@ -149,6 +150,8 @@ async def test_one_prometheus_that_hangs_leaves_threads_to_others(
         (500, b"s3cr3t-word", Reason.REQUEST_REFUSED),
         (503, b'{"errorType": "timeout", "error": "s3cr3t-word"}', Reason.REQUEST_REFUSED),
     ],
+    # The bodies hold the time: as names they would differ from one process to the next.
+    ids=itertools.count(),
 )
 async def test_what_is_no_answer_is_an_error_without_a_word_of_it(
     client: PrometheusClient,

@@ -28,7 +28,7 @@ def test_the_smallest_revision_serves_the_model_under_the_deployments_name() -> 
 
 
 def test_typed_fields_reach_the_command_line_of_vllm() -> None:
-    arguments = make_serve_arguments(parse(FULL))
+    arguments = make_serve_arguments(parse(FULL), tapped=True)
     pairs = dict(itertools.pairwise(arguments))
     assert pairs["--served-model-name"] == "chat-large"
     assert pairs["--tensor-parallel-size"] == "4"
@@ -36,7 +36,7 @@ def test_typed_fields_reach_the_command_line_of_vllm() -> None:
     assert pairs["--chat-template"] == "/etc/llmrollouts/chat_template.jinja"
     assert pairs["--max-num-seqs"] == "64"
     assert "--generation-config=vllm" in arguments
-    cpu = make_serve_arguments(parse(CPU))
+    cpu = make_serve_arguments(parse(CPU), tapped=True)
     pairs = dict(itertools.pairwise(cpu))
     assert (pairs["--dtype"], pairs["--max-model-len"]) == ("bfloat16", "512")
     assert pairs["--shutdown-timeout"] == "30"

@@ -1,4 +1,4 @@
-"""A rollout whose users come by an HTTPRoute: no copies, no counted requests, and status says so."""
+"""Users come by an HTTPRoute: no copies, no counted requests, and status says so."""
 
 from __future__ import annotations
 

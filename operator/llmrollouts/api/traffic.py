@@ -75,8 +75,9 @@ class Traffic(ApiModel):
     )
 
     provider: Literal["Gateway", "HTTPRoute"] = "Gateway"
-    """`Gateway`: the built-in one, with every guarantee. `HTTPRoute`: weights of a route of a gateway
-    that you have; no shadow steps, no counted requests, no promise to be back in 30 seconds."""
+    """`Gateway`: the built-in one, with every guarantee. `HTTPRoute`: weights of a route of a
+    gateway that you have; no shadow steps, no counted requests, no promise to be back in 30
+    seconds."""
     http_route: HTTPRouteReference | None = None
     """The route whose weights are set, with provider HTTPRoute."""
 
