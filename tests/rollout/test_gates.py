@@ -296,6 +296,24 @@ def test_a_rollout_that_begins_above_five_percent_begins_with_five() -> None:
     assert world.share == Share.parse("50%"), "what was shown is not taken back by silence"
 
 
+def test_nobody_meets_a_canary_before_the_gate_compares_it() -> None:
+    world = serving()
+    world.latency.silent = True
+    steps: list[dict[str, object]] = [{"canary": {"share": "5%", "duration": "1m"}}]
+    world.edit(make_spec("two", steps=steps, latency="Enforce"))
+    world.run(seconds=300)
+    assert world.status.canary_revision is not None
+    assert not world.share
+    assert "GateSilent" in (world.status.message or "")
+    # It compares, and says that it cannot decide yet: its requests are those of these users.
+    world.latency.silent = False
+    world.latency.say("Inconclusive", "TooFewSamples", "needs 20 more", "Collecting")
+    world.run(lambda w: w.share == Share.parse("5%"), seconds=30)
+    world.latency.silent = True
+    world.run(seconds=20)
+    assert world.share == Share.parse("5%"), "users who are on it stay"
+
+
 def test_a_rollout_that_begins_large_is_let_through_by_hand() -> None:
     world = serving()
     world.latency.say("Inconclusive", "TooFewSamples", "needs 9000 more", "Collecting")

@@ -114,6 +114,25 @@ def begins_small(status: LLMDeploymentStatus, facts: Facts) -> Objection | None:
     return replace(why, message=f"begins with {UNPROVEN_SHARE}: {why.message}")
 
 
+def is_unwatched(status: LLMDeploymentStatus, facts: Facts) -> bool:
+    """Whether the first users would meet a canary that nothing is compared with yet.
+
+    A comparison begins within seconds where users are many, and later only where they are few; a
+    fault in between would be found late. A step that a person has passed by hand lets users on.
+    """
+    step = status.step
+    if step is None or step.kind != "Canary" or status.promotion is not None:
+        return False
+    if any(earlier.kind == "Canary" for earlier in facts.steps[: step.index]):
+        return False
+    return any(
+        gate.name == LATENCY_GATE
+        and gate.verdict in ("Inconclusive", "Error")
+        and gate.numbers is None
+        for gate in deciding(status, facts)
+    )
+
+
 def describe_gates(status: LLMDeploymentStatus, facts: Facts) -> str | None:
     """What the first gate that is not content waits for, in one sentence; None when all are."""
     why = gates_pass(status, facts) or is_proven(status, facts)
