@@ -29,6 +29,7 @@ from typing import Any
 USUAL_TEXT = 16  # bytes: an event whose text is not longer holds one token
 LONGEST_EVENT = 4 * 1024 * 1024  # bytes kept of an event that comes in parts
 
+_LINE_FEED = b"\n"
 _NOTHING_YET = b"\0"  # no event begins so
 _DONE = b"data: [DONE]"
 _ERROR = re.compile(rb'\Adata: ?\{\s*"error"\s*:|\Aevent: error\b')
@@ -73,8 +74,8 @@ class EventReader:
         "_mark",
         "_next_mark",
         "_others",
-        "_read",
         "_rest",
+        "_text_at",
         "_unnamed",
         "_usage",
         "aborted",
@@ -87,13 +88,13 @@ class EventReader:
 
     def __init__(self, dialect: Dialect, mark: Callable[[int, float], None]) -> None:
         self._unnamed = not dialect.named
-        self._read = self._read_named if dialect.named else self._read_unnamed
         self._mark = mark
         self._next_mark = 1
         self._rest = b""
         # What stands before and after the text in the latest event of choice 0.
         self._before = _NOTHING_YET
         self._after = b""
+        self._text_at = 0  # bytes before
         self._frame = 0  # bytes of both
         self._first_choice = 0  # tokens of choice number 0
         self._others: dict[bytes, int] = {}  # tokens of the other choices
@@ -114,24 +115,32 @@ class EventReader:
     def take_usual(self, message: MutableMapping[str, Any]) -> bool:
         """Count the message if it is what nearly all are, and say whether it was.
 
-        That is one event with one token, and apart from its short text the same as the one before,
-        byte for byte. This is the tap's whole cost for a token.
+        That is one event, and apart from its text the same as the one before, byte for byte. This
+        is the tap's whole cost for a token.
         """
         part = message.get("body", b"")
         if (
-            part.startswith(self._before)
-            and part.endswith(self._after)
-            and 0 < len(part) - self._frame <= USUAL_TEXT
-            and message.get("more_body")
+            not part.startswith(self._before)
+            or not part.endswith(self._after)
+            or not message.get("more_body")
         ):
-            count = self._first_choice = self._first_choice + 1
-            self.last_at = monotonic()
-            if count > self.seen:
-                self.seen = count
-                if count >= self._next_mark:
-                    self._mark_until(count)
-            return True
-        return False
+            return False
+        tokens = 1
+        length = len(part) - self._frame
+        if length > USUAL_TEXT:
+            text = part[self._text_at : self._text_at + length]
+            if _LINE_FEED in text:
+                return False  # several events; a JSON string holds no line feed
+            tokens = len(text.split()) or 1
+        elif length <= 0:
+            return False
+        count = self._first_choice = self._first_choice + tokens
+        self.last_at = monotonic()
+        if count > self.seen:
+            self.seen = count
+            if count >= self._next_mark:
+                self._mark_until(count)
+        return True
 
     def feed(self, part: bytes) -> None:
         """Any part of the body. Raises ValueError when an event never ends."""
@@ -139,7 +148,10 @@ class EventReader:
         start = 0
         end = part.find(b"\n\n") + 2
         while end > 1:
-            self._read(part[start:end])
+            if self._unnamed:
+                self._read_unnamed(part[start:end])
+            else:
+                self._read_named(part[start:end])
             start = end
             end = part.find(b"\n\n", start) + 2
         self._rest = part[start:]
@@ -210,6 +222,7 @@ class EventReader:
         if text is not None:
             self._before = event[:text_at]
             self._after = event[text.end() :]
+            self._text_at = text_at
             self._frame = len(self._before) + len(self._after)
 
     def _mark_until(self, count: int) -> None:

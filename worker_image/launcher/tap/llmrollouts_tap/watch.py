@@ -145,6 +145,7 @@ class Watch:
         self.over = True
         log.warning("The tap lost sight of a request: %s: %s", type(error).__name__, error)
         self._put(wire.FORGET, 0, time.monotonic())
+        self._let_go()
 
     def _end(self, how: int) -> None:
         if self.over:
@@ -162,6 +163,11 @@ class Watch:
         elif self._reader is not None and how == wire.OK:
             tokens = self._reader.tokens
         self._put(wire.END, how, now, last, tokens)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Break the circle of watch and stream: the engine's garbage collector has enough to do."""
+        self._stream = self._reader = self.take_usual = None
 
     def _put(self, what: int, detail: int, at: float, last: float = 0.0, tokens: int = 0) -> None:
         tokens = min(tokens, 0xFFFFFFFF)
