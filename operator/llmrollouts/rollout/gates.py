@@ -28,7 +28,7 @@ from llmrollouts.rollout.attempt import tried
 from llmrollouts.rollout.checks import REASONS, Objection
 from llmrollouts.rollout.clock import COMMIT_EVERY
 from llmrollouts.rollout.draft import Draft
-from llmrollouts.rollout.facts import Facts
+from llmrollouts.rollout.facts import Facts, read_share
 from llmrollouts.rollout.observation import LATENCY_GATE, Gate, MetricNumbers
 
 # Up to here it is enough that no harm was seen; beyond, the revision must be shown no worse.
@@ -114,23 +114,27 @@ def begins_small(status: LLMDeploymentStatus, facts: Facts) -> Objection | None:
     return replace(why, message=f"begins with {UNPROVEN_SHARE}: {why.message}")
 
 
-def is_unwatched(status: LLMDeploymentStatus, facts: Facts) -> bool:
-    """Whether the first users would meet a canary that nothing is compared with yet.
+def is_compared(status: LLMDeploymentStatus, facts: Facts) -> Objection | None:
+    """Before the first users: a canary that is compared with nothing yet gets none.
 
-    A comparison begins within seconds where users are many, and later only where they are few; a
-    fault in between would be found late. A step that a person has passed by hand lets users on.
+    A comparison begins within seconds where users are many, and later where they are few; a fault
+    in between would be found late. A canary step that a person passed by hand lets users on.
     """
     step = status.step
     if step is None or step.kind != "Canary" or status.promotion is not None:
-        return False
-    if any(earlier.kind == "Canary" for earlier in facts.steps[: step.index]):
-        return False
-    return any(
-        gate.name == LATENCY_GATE
-        and gate.verdict in ("Inconclusive", "Error")
-        and gate.numbers is None
-        for gate in deciding(status, facts)
-    )
+        return None
+    if read_share(status.share) or any(s.kind == "Canary" for s in facts.steps[: step.index]):
+        return None
+    for gate in deciding(status, facts):
+        blind = gate.verdict in ("Inconclusive", "Error") and gate.numbers is None
+        if gate.name == LATENCY_GATE and blind:
+            return Objection(
+                REASONS.get(gate.reason, Reason.GATE_INCONCLUSIVE),
+                f"no user meets {status.canary_revision} before it is compared: "
+                f"{describe(_as_told(gate, status))}",
+                evidence=True,
+            )
+    return None
 
 
 def describe_gates(status: LLMDeploymentStatus, facts: Facts) -> str | None:

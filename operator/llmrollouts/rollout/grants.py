@@ -12,7 +12,7 @@ from llmrollouts.rollout.capacity import carried_share, plan_capacity, workers_f
 from llmrollouts.rollout.checks import first_objection
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts, read_share
-from llmrollouts.rollout.gates import UNPROVEN_SHARE, begins_small, is_unwatched
+from llmrollouts.rollout.gates import UNPROVEN_SHARE, begins_small
 from llmrollouts.rollout.provider import copies_requests
 from llmrollouts.rollout.step_checks import RAISE_CHECKS
 
@@ -47,7 +47,7 @@ def granted_share(draft: Draft, facts: Facts) -> Share:
         wanted = ceiling if status.promotion is not None else min(wanted, ceiling)
     if wanted <= now or first_objection(RAISE_CHECKS, status, facts) is not None:
         return now
-    if draft.target != status.canary_revision or (not now and is_unwatched(status, facts)):
+    if draft.target != status.canary_revision:
         return now
     enough = workers_for(wanted, facts.replicas)
     told = facts.programmed_endpoints(status.canary_revision or "")

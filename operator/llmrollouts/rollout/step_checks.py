@@ -17,7 +17,13 @@ from llmrollouts.rollout.checks import REASONS, Check, Objection, first_objectio
 from llmrollouts.rollout.clock import elapsed, flows, requests, waited
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts, Step, read_share
-from llmrollouts.rollout.gates import begins_small, describe_gates, gates_pass, is_proven
+from llmrollouts.rollout.gates import (
+    begins_small,
+    describe_gates,
+    gates_pass,
+    is_compared,
+    is_proven,
+)
 from llmrollouts.rollout.lapse import HEALTHY_AFTER
 from llmrollouts.rollout.provider import rule_of, why_unread
 
@@ -221,6 +227,7 @@ RAISE_CHECKS: Final[tuple[Check, ...]] = (
     _not_held,
     _not_lapsed,
     _evidence_is_fresh,
+    is_compared,
 )
 # What must be so before a step passes.
 STEP_CHECKS: Final[tuple[Check, ...]] = (
@@ -230,6 +237,7 @@ STEP_CHECKS: Final[tuple[Check, ...]] = (
     _capacity_is_ready,
     _evidence_is_fresh,
     begins_small,
+    is_compared,
     _share_flows,
     _held_long_enough,
     _enough_requests,
