@@ -148,11 +148,16 @@ def _pods(rng: np.random.Generator, step: Step, offset: FloatArray, runs: int) -
     return paths
 
 
-def _stalls(rng: np.random.Generator, step: Step, _: FloatArray, runs: int) -> Paths:
-    paths = calm(runs, step.seconds)
-    paths.canary_stalled = stall(rng, runs, step.seconds, step.rates.workers)
-    paths.control_stalled = stall(rng, runs, step.seconds, step.rates.control_workers)
-    return paths
+def _stalls(every: float) -> Nuisance:
+    """Each worker is four times slower for three seconds, on average once in ``every`` seconds."""
+
+    def paths_of(rng: np.random.Generator, step: Step, _: FloatArray, runs: int) -> Paths:
+        paths = calm(runs, step.seconds)
+        paths.canary_stalled = stall(rng, runs, step.seconds, step.rates.workers, every)
+        paths.control_stalled = stall(rng, runs, step.seconds, step.rates.control_workers, every)
+        return paths
+
+    return paths_of
 
 
 def _prompts(rng: np.random.Generator, step: Step, _: FloatArray, runs: int) -> Paths:
@@ -191,11 +196,12 @@ WORLDS: Final = (
     World("common drift", 21.25, _drift),
     World("day curve", 21.25, _day),
     World("pod-to-pod 2 %", 21.25, _pods, offset=0.02),
-    World("stalls", 21.25, _stalls),
+    World("stalls", 21.25, _stalls(600)),
     World("prompt lengths", 21.25, _prompts, PROMPTS),
     World("pod crashes, one a worker and day", 21.25, _crash(1 / 86_400)),
     World("one canary crash in every step", 21.25, _crash(None)),
     World("1 request/s", 1.0, _iid),
     World("5 requests/s", 5.0, _iid),
     World("50 requests/s", 50.0, _iid),
+    World("stalls, one a worker and hour", 21.25, _stalls(3600)),
 )
