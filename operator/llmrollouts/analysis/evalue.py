@@ -56,7 +56,7 @@ class Cell:
 _log_factorials: FloatArray = np.zeros(1)
 
 
-def _log_factorial_table(largest: int) -> FloatArray:
+def log_factorials(largest: int) -> FloatArray:
     """ln n! for n = 0 … largest; grown by doubling, as seconds repeat sizes.
 
     From the standard library: scipy.special for this alone would be 15 MiB of every operator.
@@ -79,7 +79,7 @@ def log_e_exact(cell: Cell, log_bets: FloatArray) -> FloatArray:
     marked = cell.canary_over + cell.stable_over
     if drawn == 0 or marked == 0:
         return np.zeros_like(log_bets)
-    ln = _log_factorial_table(pool)
+    ln = log_factorials(pool)
     x = np.arange(max(0, drawn + marked - pool), min(drawn, marked) + 1)
     log_pmf = (
         ln[marked] - ln[x] - ln[marked - x]
@@ -139,7 +139,7 @@ def log_e_rows(cells: Sequence[Cell], log_bets: Sequence[tuple[float, ...]]) -> 
     x = low + np.arange(int((high - low).max()) + 1)
     inside = x <= high
     x = np.minimum(x, high)
-    ln = _log_factorial_table(int(pool.max()))
+    ln = log_factorials(int(pool.max()))
     log_pmf = (
         ln[marked] - ln[x] - ln[marked - x]
         + ln[pool - marked] - ln[drawn - x] - ln[pool - marked - drawn + x]

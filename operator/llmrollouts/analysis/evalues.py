@@ -10,9 +10,8 @@ from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln
 
-from llmrollouts.analysis.evalue import LARGEST_EXACT_SUPPORT, FloatArray
+from llmrollouts.analysis.evalue import LARGEST_EXACT_SUPPORT, FloatArray, log_factorials
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
@@ -37,7 +36,7 @@ def log_e_many(cells: IntArray, log_bets: FloatArray, cap: float = np.inf) -> Fl
         paid = cells[closed, 0, None] * log_bets
         gains[closed] = paid - drawn[closed, None] * np.log1p(np.expm1(log_bets) * rate)
     exact = np.flatnonzero(~silent & ~closed)
-    ln = gammaln(np.arange(int(pool.max(initial=0)) + 2) + 1.0)
+    ln = log_factorials(int(pool.max(initial=0)) + 1)
     # By width, so that little of each rectangle is padding.
     exact = exact[np.argsort(support[exact], kind="stable")]
     begin = 0

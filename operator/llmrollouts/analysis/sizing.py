@@ -18,11 +18,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 from typing import Final
 
 import numpy as np
-from scipy.special import logsumexp
-from scipy.stats import norm, poisson
 
 from llmrollouts.analysis.eprocess import (
     ERROR_BETS,
@@ -46,6 +45,7 @@ STABLE_ERRORS: Final = 0.001
 _SLOW_LUCK: Final = 1.645  # standard deviations: 95 of 100 runs are quicker
 _START_WEIGHT: Final = 0.5
 _EVERY_SECOND_UP_TO: Final = 3600
+_NORMAL: Final = NormalDist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +155,9 @@ def _chance_over(effect: Effect, setting: Setting, quantile: float) -> float:
     """That a canary request exceeds margin times stable's quantile."""
     # The gate rounds the margin up to whole buckets.
     margin = buckets_in(setting.margin) * math.log(GROWTH)
-    threshold = float(norm.ppf(quantile)) + margin / setting.sigma
-    slow = float(norm.sf(threshold - math.log(effect.ratio) / setting.sigma))
-    return effect.touched * slow + (1 - effect.touched) * float(norm.sf(threshold))
+    threshold = _NORMAL.inv_cdf(quantile) + margin / setting.sigma
+    slow = 1 - _NORMAL.cdf(threshold - math.log(effect.ratio) / setting.sigma)
+    return effect.touched * slow + (1 - effect.touched) * (1 - _NORMAL.cdf(threshold))
 
 
 @lru_cache(maxsize=4096)
@@ -201,12 +201,9 @@ def _cells(
 def _poisson_nodes(mean: float, most: int) -> tuple[FloatArray, IntArray]:
     """Counts and their weights, of the same mean: all that matter where these are few, else
     ``most`` equally likely groups, each at the two whole numbers around its own mean."""
-    low, high = int(poisson.ppf(1e-6, mean)), int(poisson.isf(1e-6, mean))
-    values = np.arange(low, high + 1)
-    weights = poisson.pmf(values, mean)
-    weights /= weights.sum()
+    values, weights = _poisson_law(mean)
     if len(values) <= most:
-        return weights, values.astype(np.int64)
+        return weights, values
     # The sum of the values up to a chance u is piecewise linear in u: its steps are the groups.
     chance = np.concatenate([[0.0], np.cumsum(weights)])
     partial = np.concatenate([[0.0], np.cumsum(weights * values)])
@@ -214,8 +211,21 @@ def _poisson_nodes(mean: float, most: int) -> tuple[FloatArray, IntArray]:
     below = np.floor(centres + 1e-9).astype(np.int64)
     upper = np.clip(centres - below, 0, 1)
     nodes, places = np.unique(np.concatenate([below, below + 1]), return_inverse=True)
-    weights = np.bincount(places, np.concatenate([1 - upper, upper]) / most)
-    return np.asarray(weights, dtype=np.float64), nodes.astype(np.int64)
+    joined = np.bincount(places, np.concatenate([1 - upper, upper]) / most)
+    return np.asarray(joined, dtype=np.float64), nodes.astype(np.int64)
+
+
+def _poisson_law(mean: float) -> tuple[IntArray, FloatArray]:
+    """All counts but the rarest 1 in 500,000, with their chances."""
+    reach = 6 * math.sqrt(mean) + 12
+    values = np.arange(max(0, math.floor(mean - reach)), math.ceil(mean + reach) + 1)
+    if mean <= 0:
+        return np.zeros(1, dtype=np.int64), np.ones(1)
+    logs = values * math.log(mean) - mean - np.array([math.lgamma(n + 1) for n in values.tolist()])
+    weights = np.exp(logs)
+    within = np.cumsum(weights)
+    kept = (within > 1e-6) & (within - weights < 1 - 1e-6)
+    return values[kept], weights[kept] / weights[kept].sum()
 
 
 def _first_crossing(
@@ -227,7 +237,9 @@ def _first_crossing(
         later = np.geomspace(_EVERY_SECOND_UP_TO, longest, 512)[1:]
         seconds = np.concatenate([seconds, later])
     grown = mean * seconds[:, None] - luck * deviation * np.sqrt(seconds)[:, None]
-    evidence = logsumexp(grown, axis=1) + math.log(_START_WEIGHT / len(mean))
+    top = grown.max(axis=1)
+    mixed = top + np.log(np.exp(grown - top[:, None]).sum(axis=1))
+    evidence = mixed + math.log(_START_WEIGHT / len(mean))
     # One hair below, as the sum of so many logarithms is off by a rounding.
     reached = evidence >= -math.log(level) - 1e-9
     return float(math.ceil(seconds[int(np.argmax(reached))])) if reached.any() else None
