@@ -56,6 +56,17 @@ def test_a_canary_exactly_at_the_promotion_margin_is_not_proven(metric: Metric) 
         assert not gate.judge(state).proven
 
 
+def test_the_proof_follows_stable_when_it_becomes_faster_than_its_baseline() -> None:
+    stage = make_stage((Metric.TTFT,))
+    faster = Arms(stage, 42.5, 170.0, slower(0.4), slower(0.4), seed=3)
+    gate, state, _ = run(faster, 300, stop=False)
+    assert gate.judge(state).proven
+
+    worse = Arms(stage, 42.5, 170.0, slower(0.4 * 1.25), slower(0.4), seed=4)
+    gate, state, _ = run(worse, 300, stop=False)
+    assert not gate.judge(state).proven
+
+
 @pytest.mark.thorough
 def test_a_canary_exactly_at_the_promotion_margin_is_hardly_ever_proven() -> None:
     stage = make_stage((Metric.E2E,))

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from llmrollouts.analysis.counts import Counts, LatencySecond, OutcomeSecond
+from llmrollouts.analysis.counts import Counts, LatencySecond, OutcomeSecond, make_cell
 from llmrollouts.analysis.evalue import Cell, log_e_rows
 from llmrollouts.analysis.gateplan import (
     REFUSALS,
@@ -83,8 +83,9 @@ class Gate:
         if tick is None:
             return replace(state, stale=state.stale + 1)
         cells = _threshold_cells(plan, second)
-        proof = self._tick_latency(tick, plan, cells, second, state.proof)
         histograms = state.histograms
+        seen = histograms.get(plan.metric.value, Histogram()).control
+        proof = self._tick_latency(tick, plan, cells, second, state.proof, seen)
         if plan.draws:
             name = plan.metric.value
             drawn = histograms.get(name, Histogram()).add(second.canary, second.control)
@@ -147,8 +148,12 @@ class Gate:
         cells: Sequence[Cell],
         second: LatencySecond,
         proof: Proof,
+        stable: Mapping[int, int],
     ) -> Proof:
-        proofs = [place for place in plan.proofs if not proof.accepted(place.key)]
+        """``stable``: the control's requests by bucket, of the earlier seconds of the stage."""
+        proofs = [
+            place.follow(stable) or place for place in plan.proofs if not proof.accepted(place.key)
+        ]
         proof_cells = [_proof_cell(place, second) for place in proofs]
         limit_cells = [_limit_cell(limit, second) for limit in plan.limits]
         # All tests of the second in one pass over arrays.
@@ -206,6 +211,8 @@ def _threshold_cells(plan: LatencyPlan, second: LatencySecond) -> list[Cell]:
 
 def _proof_cell(place: ProofPlace, second: LatencySecond) -> Cell:
     """The canary at margin times x, control at x; exact counts where the worker took them."""
+    if place.exact < 0:
+        return make_cell(second.canary, second.control, place.canary_bound, place.bound)
     over, total = _beyond(second.canary, place.canary_exact, place.canary_bound)
     control_over, control_total = _beyond(second.control, place.exact, place.bound)
     return Cell(over, total, control_over, control_total)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from llmrollouts.analysis.budget import split_over_metrics
@@ -22,14 +22,16 @@ from llmrollouts.analysis.eprocess import (
     Bet,
     EProcess,
 )
-from llmrollouts.analysis.grid import bucket_of
+from llmrollouts.analysis.grid import GROWTH, bucket_of
 from llmrollouts.analysis.ledger import Run
 from llmrollouts.analysis.limit import AbsoluteLimit
+from llmrollouts.analysis.noninferiority import PROMOTION_QUANTILES
 from llmrollouts.analysis.proof import proof_key
 from llmrollouts.analysis.stage import LATE_LAG, QUICK_LAG, Stage
 from llmrollouts.analysis.thresholds import COMPARED, bound_below, limit_lag
 
 LATE_WEIGHT: Final = 0.1  # of the restarts, for a stage that is held past its planned end
+ENOUGH_TO_FOLLOW: Final = 500  # requests of stable before its own quantiles of the stage count
 GATEWAY_LAG: Final = 0.0  # the gateway's own counts: an attempt to connect has no age
 ERRORS, REFUSALS, CONNECTIONS = "errors", "refusals", "connections"
 ERROR_LIMIT: Final = "errorRate"
@@ -84,13 +86,36 @@ class Limit:
 @dataclass(frozen=True)
 class ProofPlace:
     """One test of the promotion proof: places of x and of margin times x among the exact values,
-    and the buckets that stand in for them (the canary's rounded down, so against it)."""
+    and the buckets that stand in for them (the canary's rounded down, so against it). quantile: of
+    stable, at which x lay when the stage began; shift: the margin in whole buckets, rounded down.
+    """
 
     key: str
     exact: int
     canary_exact: int
     bound: int
     canary_bound: int
+    quantile: float
+    shift: int
+
+    def follow(self, control: Mapping[int, int]) -> ProofPlace | None:
+        """Where to look instead, by what stable has done in this stage so far; None: here.
+
+        Stable that has become faster no longer exceeds x, and nothing could ever be shown there.
+        The choice looks at earlier seconds of stable alone, so the proof stays one.
+        """
+        requests = sum(control.values())
+        if requests < ENOUGH_TO_FOLLOW:
+            return None
+        within, bound = 0, self.bound
+        for bucket in sorted(control):
+            within += control[bucket]
+            if within >= self.quantile * requests:
+                bound = bucket
+                break
+        if bound >= self.bound:
+            return None
+        return replace(self, exact=-1, bound=bound, canary_bound=bound + self.shift)
 
 
 @dataclass(frozen=True)
@@ -222,6 +247,8 @@ def _plan_stream(stage: Stage, stream: Stream) -> LatencyPlan:
             exact.index(margin * x),
             bucket_of(x),
             bound_below(margin * x),
+            PROMOTION_QUANTILES[quantile],
+            math.floor(math.log(margin) / math.log(GROWTH) + 1e-9),
         )
         for quantile, (x, at) in enumerate(zip(places.promotion, places.proof_lags, strict=True))
         if at == lag
