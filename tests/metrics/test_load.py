@@ -78,6 +78,13 @@ def test_counts_that_are_far_apart_are_not() -> None:
     assert check(extra=-4)
 
 
+def test_requests_that_are_not_measured_are_counted_on_both_sides() -> None:
+    cross = CrossCheck()
+    for second in range(90):
+        page = Page("b", 1.0, 0.0, live=20 * second, other=5 * second)
+        assert cross.note([("u", page)], 25 * second, 0, "life", float(second)) is None
+
+
 def test_a_tap_that_hears_nothing_is_found() -> None:
     cross = CrossCheck()
     found = [

@@ -55,6 +55,7 @@ class Sampler:
         self.heard = False
         self.lost = 0
         self.arrivals = {"live": 0, "mirrored": 0}
+        self.others = 0  # requests of users that are not measured
         self.answer_lengths: Counter[int] = Counter()  # finished answers by log2 of their tokens
         self.ends: Counter[str] = Counter()
         self.cut_streams = 0
@@ -149,6 +150,9 @@ class Sampler:
     def _note(self, life: int, record: tuple[int, int, int, int, float, float, int]) -> None:
         what, detail, _status, number, at, last, tokens = record
         if what == wire.ALIVE:
+            return
+        if what == wire.OTHER:
+            self.others += 1
             return
         key = (life, number)
         if what == wire.START:

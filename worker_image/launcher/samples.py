@@ -129,6 +129,7 @@ def _render(sampler: Sampler, rows: Sequence[Row], since: float, now: float) -> 
         "lost": sampler.lost,
         "tap": sampler.heard,
         "arrivals": sampler.arrivals,
+        "other": sampler.others,
         "in_flight": sampler.cohorts.in_flight,
         "oldest": round(sampler.cohorts.oldest(now), 3),
         "tokens": sorted(sampler.answer_lengths.items()),

@@ -145,7 +145,7 @@ class CrossCheck:
         if lives != self._lives or source != self._source:
             self._points.clear()
             self._lives, self._source, self._apart = lives, source, 0
-        arrived = sum(page.live + page.mirrored for _, page in pages)
+        arrived = sum(page.live + page.mirrored + page.other for _, page in pages)
         self._points.append((at, arrived, issued, failed))
         while self._points[0][0] < at - _CHECK_WINDOW:
             self._points.popleft()

@@ -39,6 +39,7 @@ class Page:
     boot: names this life of the worker; now: seconds on its clock, which starts anew with a boot.
     since: cohorts that closed after it are here, up to ``now``; cohorts without a request are left
     out. closed, ends: by stream (lag) and cohort. live, mirrored, cut, lost: totals since boot;
+    other: requests that came like users' and are not measured, such as the list of models;
     tokens: finished answers since boot by log2 of their length.
     """
 
@@ -49,6 +50,7 @@ class Page:
     ends: tuple[tuple[float, int, Outcomes], ...] = ()
     live: int = 0
     mirrored: int = 0
+    other: int = 0
     cut: int = 0
     lost: int = 0
     in_flight: int = 0
@@ -116,6 +118,7 @@ def _read(raw: Any, measurement: Measurement | None) -> Page:
         ends=ends,
         live=_count(arrivals.get("live", 0)),
         mirrored=_count(arrivals.get("mirrored", 0)),
+        other=_count(raw.get("other", 0)),
         cut=_count(raw.get("cut", 0)),
         lost=_count(raw.get("lost", 0)),
         in_flight=_count(raw.get("in_flight", 0)),

@@ -26,6 +26,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # Pages that the launcher asks for all the time: by its token in them it hears that the tap lives.
 ASKED_BY_LAUNCHER = ("/load", "/health")
+# Whatever a gateway sends comes here; the engine's own pages, which monitoring reads, do not.
+USERS_PATHS = "/v1/"
 # How uvicorn and Starlette say that nobody is there any more to send to.
 CLIENT_GONE = ("ClientDisconnect", "ClientDisconnected")
 _REQUESTS = 1 << 32
@@ -80,8 +82,10 @@ class Tap:
         outlet = self.outlet
         if outlet is None or scope["type"] != "http":
             return None
-        dialect = DIALECTS.get(scope["path"])
-        if dialect is None and scope["path"] not in ASKED_BY_LAUNCHER:
+        path = scope["path"]
+        dialect = DIALECTS.get(path)
+        from_users = path.startswith(USERS_PATHS)
+        if dialect is None and not from_users and path not in ASKED_BY_LAUNCHER:
             return None
         mirrored = False
         for name, value in scope["headers"]:
@@ -91,5 +95,7 @@ class Tap:
             if name == wire.MIRRORED_HEADER:
                 mirrored = True
         if dialect is None or scope["method"] != "POST":
+            if from_users:
+                outlet.put(wire.RECORD.pack(wire.OTHER, 0, 0, 0, time.monotonic(), 0.0, 0))
             return None
         return Watch(outlet, next(self._numbers) % _REQUESTS, dialect, mirrored=mirrored)

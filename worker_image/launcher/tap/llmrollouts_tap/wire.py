@@ -24,6 +24,7 @@ TOKENS = 2  # `tokens` (1, 2, 4, 8, ...) tokens have been answered
 END = 3  # detail: how it ended; last: time of its last token; tokens: of its longest choice
 ALIVE = 4  # the launcher's own probe came by; nothing else is known from it
 FORGET = 5  # the tap lost sight of this request: nothing may be said of it
+OTHER = 6  # a user asked for something that is not measured, such as the list of models
 
 STREAMED = 1
 MIRRORED = 2
