@@ -1,14 +1,16 @@
-"""Models, workers and engines for the tests of the workers' side; everything on loopback."""
+"""Models, workers, engines and taps for the tests of the workers' side; everything on loopback."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from e2e.models.tiny_model import RECIPES, make_model
 from tests.worker_image.programs import FakeEngine, Worker
+from tests.worker_image.tapped import Tapped
+from worker_image.launcher.sampler import Sampler
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +50,16 @@ def engine(models: Path, tmp_path: Path) -> Iterator[Callable[..., FakeEngine]]:
     yield start
     for made in started:
         made.kill()
+
+
+@pytest.fixture
+async def tapped(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Tapped]:
+    """A tap that finds its launcher by the variables, as in the engine's process."""
+    sampler = Sampler()
+    variables = sampler.open()
+    assert variables is not None
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    made = Tapped(sampler)
+    yield made
+    made.close()
