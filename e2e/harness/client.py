@@ -46,7 +46,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What to send: ``rate`` requests/s for ``seconds`` (or until ``requests`` were sent)."""
+    """What to send: ``rate`` requests/s for ``seconds`` (or until ``requests`` were sent); one of
+    ``stream_every`` is streamed."""
 
     url: str
     model: str
@@ -55,11 +56,12 @@ class Load:
     requests: int
     max_tokens: int
     pin: str | None = None
+    stream_every: int = STREAM_EVERY
 
 
 async def _request(session: aiohttp.ClientSession, load: Load, number: int) -> Outcome:
     started = time.time()
-    stream = number % STREAM_EVERY == 0
+    stream = number % load.stream_every == 0
     revision: str | None = None
     status: int | None = None
     tokens = 0
@@ -155,6 +157,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=0, help="end after so many; 0: no limit")
     parser.add_argument("--max-tokens", type=int, default=8)
     parser.add_argument("--pin", default=None, help="pin every request to this revision")
+    parser.add_argument("--stream-every", type=int, default=STREAM_EVERY, help="stream one of N")
     parser.add_argument("--out", required=True, help="file for the outcomes, one JSON a line")
     chosen = parser.parse_args()
     load = Load(
@@ -165,6 +168,7 @@ def main() -> None:
         chosen.requests,
         chosen.max_tokens,
         chosen.pin,
+        chosen.stream_every,
     )
     with Path(chosen.out).open("w", encoding="utf-8") as out:
         asyncio.run(_run(load, out))

@@ -118,8 +118,15 @@ class Chat:
             f"llmrollouts.dev/command={command}",
         )
 
-    def traffic(self, rate: float = 40, *, requests: int = 0, pin: str | None = None) -> Traffic:
-        return Traffic(self.url, rate, requests=requests, pin=pin)
+    def traffic(
+        self,
+        rate: float = 40,
+        *,
+        requests: int = 0,
+        pin: str | None = None,
+        stream_every: int = 3,
+    ) -> Traffic:
+        return Traffic(self.url, rate, requests=requests, pin=pin, stream_every=stream_every)
 
     # Then.
 

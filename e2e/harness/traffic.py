@@ -92,6 +92,7 @@ class Traffic:
         max_tokens: int = 8,
         requests: int = 0,
         pin: str | None = None,
+        stream_every: int = 3,
         program: str = "e2e.harness.client",
     ) -> None:
         handle, name = tempfile.mkstemp(prefix="llmr-traffic-", suffix=".jsonl")
@@ -100,7 +101,7 @@ class Traffic:
         command = [sys.executable, "-m", program, "--url", url, "--rate", str(rate), "--out", name]
         if program == "e2e.harness.client":
             command += ["--model", model, "--max-tokens", str(max_tokens)]
-            command += ["--requests", str(requests)]
+            command += ["--requests", str(requests), "--stream-every", str(stream_every)]
         if pin:
             command += ["--pin", pin]
         self.process = subprocess.Popen(command)

@@ -107,7 +107,7 @@ def test_a_slow_revision_is_stopped_in_the_shadow_before_any_user_meets_it(
     assert not tally.failures, tally.explain()
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(600)
 def test_a_good_revision_is_proven_and_promoted_and_watched_afterwards(
     chat: Callable[..., Chat],
 ) -> None:
@@ -118,13 +118,14 @@ def test_a_good_revision_is_proven_and_promoted_and_watched_afterwards(
         objectives={"promotionMargin": "150%", "margin": "30%"},
         rollback_window="10m",
     )
-    with given.traffic(rate=40) as load:
+    # A proof of the p99 takes over a thousand first tokens, so every answer is streamed.
+    with given.traffic(rate=40, stream_every=1) as load:
         given.serving("v1")
         serving = time.time()
         old = given.stable
         given.applied("v2")
         new = given.canary()
-        given.promoted(new, timeout=300)
+        given.promoted(new, timeout=420)
         # The old revision keeps 1 % of the users as a control: what turns bad now goes back.
         eventually("the watch compares", lambda: judged(given).get("canaryRequests", 0) >= 40, 60)
         load.wait_for(100)

@@ -50,6 +50,7 @@ def make_status() -> LLMDeploymentStatus:
         canary_revision="cccccccccc",
         share="0.5%",
         step=StepStatus.model_validate(step),
+        verdict="Inconclusive",
         conditions=[Condition.model_validate(progressing)],
     )
 
@@ -71,7 +72,7 @@ def test_columns_show_a_rollout_at_a_glance(
     assert head == ["NAME", "PHASE", "STABLE", "CANARY", "STEP", "SHARE", "VERDICT", "AGE"]
     assert row[:-1] == [
         *("chat", "Progressing", "bbbbbbbbbb", "cccccccccc"),
-        *("2/5", "Canary", "0.5%", "StepRunning"),
+        *("2/5", "Canary", "0.5%", "Inconclusive"),
     ]
 
 

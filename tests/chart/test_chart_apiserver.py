@@ -18,13 +18,14 @@ pytestmark = pytest.mark.apiserver
 def test_every_object_is_accepted(
     case: str, render: Callable[..., Rendered], apiserver: ApiServer
 ) -> None:
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-    apiserver.request("POST", "/api/v1/namespaces", namespace)
     objects = [
         o
         for o in render(**CASES[case]).objects
         if not o["apiVersion"].startswith("monitoring.coreos.com/")
     ]
+    for name in {NAMESPACE, *(o["metadata"].get("namespace", NAMESPACE) for o in objects)}:
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        apiserver.request("POST", "/api/v1/namespaces", namespace)
     done = apiserver.kubectl(
         "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-",
         stdin=yaml.safe_dump_all(objects),
