@@ -9,7 +9,7 @@ import pytest
 
 from llmrollouts.api import crd
 from llmrollouts.api.deployment import write_status
-from llmrollouts.api.status import Condition, LLMDeploymentStatus, StepStatus
+from llmrollouts.api.status import Condition, GateStatus, LLMDeploymentStatus, StepStatus
 from tests.api.manifests import (
     Applier,
     make_manifest,
@@ -43,6 +43,15 @@ def make_status() -> LLMDeploymentStatus:
         "message": "m" * 5_000,
         "lastTransitionTime": at,
     }
+    gate = {
+        "name": "latency",
+        "verdict": "Inconclusive",
+        "reason": "TooFewSamples",
+        "message": "needs 90 more requests",
+        "since": at,
+        "updatedAt": at,
+        "proof": "Collecting",
+    }
     step = {"index": 1, "kind": "Canary", "share": "0.5%", "startedAt": at, "heldSeconds": 1.5}
     return LLMDeploymentStatus(
         phase="Progressing",
@@ -50,7 +59,7 @@ def make_status() -> LLMDeploymentStatus:
         canary_revision="cccccccccc",
         share="0.5%",
         step=StepStatus.model_validate(step),
-        verdict="Inconclusive",
+        gates=[GateStatus.model_validate(gate)],
         conditions=[Condition.model_validate(progressing)],
     )
 
@@ -72,7 +81,7 @@ def test_columns_show_a_rollout_at_a_glance(
     assert head == ["NAME", "PHASE", "STABLE", "CANARY", "STEP", "SHARE", "VERDICT", "AGE"]
     assert row[:-1] == [
         *("chat", "Progressing", "bbbbbbbbbb", "cccccccccc"),
-        *("2/5", "Canary", "0.5%", "Inconclusive"),
+        *("2/5", "Canary", "0.5%", "Inconclusive:", "TooFewSamples"),
     ]
 
 
