@@ -47,6 +47,9 @@ class Stage(Protocol):
     async def until(self, met: Callable[[], bool]) -> None:
         """Let the gateways catch up; raises TimeoutError."""
 
+    async def counted(self) -> None:
+        """Wait until the gateways count: they are asked to once two revisions live."""
+
     async def outlast_lease(self) -> None:
         """Time passes without a renewal."""
 
@@ -73,6 +76,9 @@ class MemoryStage:
     async def until(self, met: Callable[[], bool]) -> None:
         if not met():
             raise TimeoutError
+
+    async def counted(self) -> None:
+        pass  # it counts from the first request on
 
     async def outlast_lease(self) -> None:
         self.seconds += 8.1
@@ -106,6 +112,15 @@ class EnvoyStage:
     async def until(self, met: Callable[[], bool]) -> None:
         await self.control.until(met)
         await asyncio.sleep(0.1)
+
+    async def counted(self) -> None:
+        async with asyncio.timeout(10):
+            # A gateway is asked to count with its next report, and counts from then on.
+            while not any(each.issued for each in self.traffic.observe(UID).counts.values()):
+                self.traffic.renew(UID)
+                for proxy in self.proxies:
+                    await send(proxy.url, 10)
+                await asyncio.sleep(0.2)
 
     async def outlast_lease(self) -> None:
         await asyncio.sleep(LEASE + 1.0)
@@ -199,6 +214,7 @@ def _issued(stage: Stage) -> int:
 
 async def test_users_are_split_counted_and_reported_by_revision(stage: Stage) -> None:
     await settle(stage, half(stage))
+    await stage.counted()
     stage.traffic.renew(UID)
     shares = await stage.use()
     assert shares["v2"] == pytest.approx(0.5, abs=0.05)
@@ -218,6 +234,7 @@ async def test_users_are_split_counted_and_reported_by_revision(stage: Stage) ->
 
 async def test_a_mirror_copies_and_answers_nobody(stage: Stage) -> None:
     await settle(stage, half(stage, share="0%", mirror="50%"))
+    await stage.counted()
     stage.traffic.renew(UID)
     shares = await stage.use()
     assert shares["v2"] == 0
