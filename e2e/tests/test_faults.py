@@ -201,6 +201,7 @@ def test_containers_killed_in_each_step_fail_no_request(
     given = chat(replicas=2, steps=steps, rollback_window="10m").serving("v1")
     old = given.stable
     kube, system = environment.kube, environment.system
+    kills: list[float] = []
     with given.traffic(rate=40) as load:
         given.applied("v2")
         new = given.canary()
@@ -214,6 +215,7 @@ def test_containers_killed_in_each_step_fail_no_request(
             victims = sorted(given.pods(side), key=lambda pod: str(pod["metadata"]["name"]))
             send(victims[index % len(victims)], signal.SIGKILL, "vllm")
             gateways = kube.pods(system, GATEWAY_LABELS)
+            kills.append(time.time())
             send(gateways[index % len(gateways)], signal.SIGKILL, "envoy")
             if index == 1:
                 send(given.pods(new)[0], signal.SIGKILL, "vllm")
@@ -224,11 +226,16 @@ def test_containers_killed_in_each_step_fail_no_request(
                 given.in_step(index, timeout=COMES_BACK)
                 given.command("skip")
         tally = load.stop()
-    # What had begun on a killed worker or came through a killed gateway is cut, and counted; a
-    # request that had not got its first token is answered by another worker.
-    lost = [o for o in tally.failures if "ConnectionReset" not in o.detail and o.status]
-    assert not lost, tally.explain()
-    assert len(tally.failures) + len(tally.cut) <= 8 * 6, tally.explain()
+    # No gateway that lives answers with an error: a request that had no token yet is answered by
+    # another worker. A killed gateway takes its open connections along, and refuses new ones until
+    # the cluster has seen it; that is all that may fail (an OpenAI client tries those again).
+    unexplained = [
+        o
+        for o in tally.failures
+        if o.status not in (None, 200) or not any(k <= o.ended <= k + 20 for k in kills)
+    ]
+    assert not unexplained, f"{unexplained[:5]}\n{tally.explain()}"
+    assert len(tally.cut) <= 12 * len(kills), tally.explain()
     assert given.status["stableRevision"] == new
 
 
