@@ -61,7 +61,7 @@ The order of one round, first things first:
 2. find the wanted revision; ask to store it if it is new        revisions.py
 3. obey a person's command                                       commands.py
 4. follow the spec: revert, replace                              here
-5. verdicts: deaths, gates, lapse, the watch after a promotion   deaths.py gates.py lapse.py
+5. verdicts: deaths, gates, lapse, the watch after a promotion   failure.py gates.py lapse.py
 6. advance: first revision, step, promotion, start of a rollout  bootstrap.py steps.py promotion.py
 7. name the stage and its level; retire what is not wanted       attempt.py retire.py
 8. say how it stands; derive traffic and workers                 conditions.py summary.py routes.py
@@ -82,11 +82,12 @@ from llmrollouts.rollout.bootstrap import start_first
 from llmrollouts.rollout.clock import is_due
 from llmrollouts.rollout.commands import obey
 from llmrollouts.rollout.conditions import observe_conditions
-from llmrollouts.rollout.deaths import count_deaths, describe_deaths, first_death, has_failed
+from llmrollouts.rollout.deaths import count_deaths
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.effects import Effect, Plan
 from llmrollouts.rollout.facts import Facts
-from llmrollouts.rollout.gates import describe, failed_gate, frozen_gate, note_gates
+from llmrollouts.rollout.failure import send_back_failed
+from llmrollouts.rollout.gates import describe, frozen_gate, note_gates
 from llmrollouts.rollout.lapse import lapse, renews
 from llmrollouts.rollout.observation import Observation
 from llmrollouts.rollout.printing import finish
@@ -178,27 +179,9 @@ def judge(draft: Draft, facts: Facts) -> Draft:
     canary = status.canary_revision
     if canary is None:
         return draft
-    if has_failed(status, canary):
-        return send_back(
-            draft,
-            facts,
-            Reason.WORKER_DIED,
-            describe_deaths(status, facts, canary),
-            rejects=True,
-            first_seen_at=first_death(status, facts, canary),
-            detected_at=facts.now,
-        )
-    gate = failed_gate(status, facts)
-    if gate is not None:
-        return send_back(
-            draft,
-            facts,
-            Reason.GATE_FAILED,
-            describe(gate),
-            rejects=True,
-            first_seen_at=gate.first_seen_at,
-            detected_at=gate.detected_at,
-        )
+    back = send_back_failed(draft, facts, canary, Reason.GATE_FAILED)
+    if back is not None:
+        return back
     frozen = frozen_gate(status, facts)
     if frozen is None or status.hold is not None or status.promotion is not None:
         # A promotion goes on: where stable is the slow one, it is the way out (R06).

@@ -21,10 +21,10 @@ from llmrollouts.api.status import PromotionStatus, WarmStatus
 from llmrollouts.rollout.capacity import needed_workers, warm_workers
 from llmrollouts.rollout.checks import first_objection
 from llmrollouts.rollout.control import hold_control
-from llmrollouts.rollout.deaths import common_fault, describe_deaths, first_death, has_failed
+from llmrollouts.rollout.deaths import common_fault
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts
-from llmrollouts.rollout.gates import describe, failed_gate
+from llmrollouts.rollout.failure import send_back_failed
 from llmrollouts.rollout.grants import grant
 from llmrollouts.rollout.rollback import NO_ROLLOUT, retiring_with, send_back
 from llmrollouts.rollout.step_checks import GROWTH_CHECKS
@@ -166,27 +166,11 @@ def watch(draft: Draft, facts: Facts) -> Draft:
     if warm is None or stable is None or status.canary_revision is not None:
         return draft
     if facts.ready(warm.revision) > 0:
-        if has_failed(status, stable):
-            return send_back(
-                draft,
-                facts,
-                Reason.WORKER_DIED,
-                describe_deaths(status, facts, stable),
-                rejects=True,
-                first_seen_at=first_death(status, facts, stable),
-                detected_at=facts.now,
-            )
-        gate = failed_gate(status, facts)
-        if gate is not None:
-            return send_back(
-                draft,
-                facts,
-                Reason.WATCH_FAILED,
-                f"after its promotion, {describe(gate)}",
-                rejects=True,
-                first_seen_at=gate.first_seen_at,
-                detected_at=gate.detected_at,
-            )
+        back = send_back_failed(
+            draft, facts, stable, Reason.WATCH_FAILED, preface="after its promotion, "
+        )
+        if back is not None:
+            return back
         pods = facts.pods(stable)
         if facts.ready(stable) == 0 and facts.replicas > 0:
             # A lost node says nothing about the revision, nor does what killed both: it may try
