@@ -24,6 +24,8 @@ from e2e.harness.kube import Json, Kube, eventually
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SYSTEM = "llm-rollouts-system"
+# Where gates may ask: a Service that tests make in front of a Prometheus of their own.
+PROMETHEUS = "http://prometheus.llmr-e2e-prometheus.svc:9090"
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def values_for(images: Mapping[str, str]) -> Json:
         return {"repository": repository, "tag": tag, "pullPolicy": "IfNotPresent"}
 
     return {
-        "operator": {"image": image("operator")},
+        "operator": {"image": image("operator"), "allowedPrometheus": [PROMETHEUS]},
         "gateway": {"image": image("gateway")},
         "worker": {"image": image("worker"), "requireImageDigests": False},
     }
