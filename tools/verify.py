@@ -63,7 +63,15 @@ def list_tests() -> list[Step]:
         ("tests with a real Prometheus", _python("pytest", "-q", *TWO_CORES, "-m", "prometheus")),
         # One after the other: they measure times and load both cores by themselves.
         ("tests with a real Envoy", _python("pytest", "-q", "-m", "envoy")),
-        ("end to end on the local cluster", _python("pytest", "-q", "e2e/tests")),
+        # Most of an end-to-end test is waiting for steps to pass, so two run at a time.
+        (
+            "end to end on the local cluster",
+            _python("pytest", "-q", *TWO_CORES, "-m", "cluster and not alone", "e2e/tests"),
+        ),
+        (
+            "end to end, parts of the system down",
+            _python("pytest", "-q", "-m", "cluster and alone", "e2e/tests"),
+        ),
     ]
 
 

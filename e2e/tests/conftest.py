@@ -12,15 +12,16 @@ import pytest
 
 from e2e.environment import Environment, prepare
 from e2e.harness.kube import Kube
+from e2e.harness.namespaces import a_clean_start, make_anew
 from e2e.harness.scenario import Chat
-
-OWNED = {"app.kubernetes.io/part-of": "llm-rollouts-e2e"}
 
 
 @pytest.fixture(scope="session")
-def environment() -> Environment:
-    """Brings up whatever is missing; says what it does."""
-    return prepare(["operator", "gateway", "worker", "fake-engine"])
+def environment() -> Iterator[Environment]:
+    """Brings up whatever is missing; says what it does. Nothing of an ended session is left."""
+    prepared = prepare(["operator", "gateway", "worker", "fake-engine"])
+    with a_clean_start(prepared.kube):
+        yield prepared
 
 
 @pytest.fixture(scope="session")
@@ -30,21 +31,15 @@ def kube(environment: Environment) -> Kube:
 
 @pytest.fixture
 def namespace(kube: Kube, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A namespace for one test, deleted afterwards (kept with LLMR_KEEP=1)."""
+    """A namespace for one test, deleted afterwards (with LLMR_KEEP=1: by the next session)."""
     whole = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
     # Long names of one test's variants begin alike; a digest tells them apart.
     digest = hashlib.sha256(whole.encode()).hexdigest()[:6]
     name = f"e2e-{whole[:33].strip('-')}-{digest}"
-    make_namespace(kube, name)
+    make_anew(kube, name)
     yield name
     if not os.environ.get("LLMR_KEEP"):
         kube.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
-
-
-def make_namespace(kube: Kube, name: str) -> None:
-    kube.apply(
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": OWNED}}
-    )
 
 
 @pytest.fixture

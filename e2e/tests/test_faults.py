@@ -25,6 +25,8 @@ from e2e.harness.scenario import Chat, canary, shadow
 if TYPE_CHECKING:
     from e2e.environment import Environment
 
+pytestmark = pytest.mark.alone
+
 OPERATOR_ROLE = "llm-rollouts-operator"
 LAPSE_LIMIT = 15.0  # seconds: the promise of the dead-man's switch
 # In these tests a share lapses and comes back by itself: 60 s of health and the way there.

@@ -170,6 +170,7 @@ def test_both_revisions_slowed_together_freeze_and_are_not_rolled_back(
     assert "stable" in held["hold"]
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_a_new_leader_goes_on_with_the_evidence_of_the_old_one(
     chat: Callable[..., Chat], environment: Environment

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from e2e.environment import Environment
+from e2e.harness.namespaces import make_anew
 from e2e.harness.scenario import Chat, canary
-from e2e.tests.conftest import make_namespace
 
 
 @pytest.fixture
 def elsewhere(environment: Environment, namespace: str) -> Iterator[str]:
     name = f"{namespace[:50]}-b"
-    make_namespace(environment.kube, name)
+    make_anew(environment.kube, name)
     yield name
     environment.kube.kubectl("delete", "namespace", name, "--wait=false")
 

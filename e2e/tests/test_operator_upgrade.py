@@ -10,6 +10,7 @@ from e2e.environment import Environment
 from e2e.harness.scenario import Chat, canary
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(420)
 def test_an_operator_that_renders_another_template_restarts_no_worker(
     chat: Callable[..., Chat], environment: Environment

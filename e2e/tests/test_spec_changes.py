@@ -133,6 +133,7 @@ def test_deletion_in_mid_rollout_leaves_nothing_behind(chat: Callable[..., Chat]
     assert all(o.status == 404 for o in gone.outcomes), gone.explain()
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_deletion_with_the_operator_down_leaves_nothing_behind(
     chat: Callable[..., Chat], environment: Environment

@@ -78,6 +78,7 @@ class Worker:
         return answer.json()
 
 
+@pytest.mark.alone
 @pytest.mark.vllm
 @pytest.mark.timeout(900)
 def test_tap_measures_what_real_vllm_does(chat: Callable[..., Chat]) -> None:

@@ -18,6 +18,7 @@ START = 420.0  # seconds: two vLLM processes that start on two busy cores
 RESOURCES = {"requests": {"cpu": "200m", "memory": "3Gi"}, "limits": {"memory": "6Gi"}}
 
 
+@pytest.mark.alone
 @pytest.mark.vllm
 @pytest.mark.timeout(1500)
 def test_real_vllm_is_rolled_out_drained_and_rolled_back(chat: Callable[..., Chat]) -> None:
