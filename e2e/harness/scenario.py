@@ -36,6 +36,8 @@ class Chat:
     # Off: steps pass by time and requests alone, so that a test of something else is short.
     latency_gate: str = "Off"
     objectives: Json = field(default_factory=dict)
+    # Over what latency_gate says: gates from Prometheus, the placebo.
+    gates: Json = field(default_factory=dict)
     on_inconclusive: str = "Hold"
     env: dict[str, str] = field(default_factory=dict)
     extra_args: list[str] = field(default_factory=list)
@@ -78,7 +80,7 @@ class Chat:
                 **revision,
             },
             "strategy": strategy,
-            "gates": {"latency": {"mode": self.latency_gate}},
+            "gates": {"latency": {"mode": self.latency_gate}, **self.gates},
         }
         if self.objectives:
             spec["objectives"] = self.objectives
