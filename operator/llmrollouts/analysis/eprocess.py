@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from llmrollouts.analysis.burst import NONE, Burst, follow_burst
@@ -117,11 +117,13 @@ def accumulate(state: EvidenceState, gains: Iterable[float], starts: StartTimes)
     """One second's ``gains`` (ln e, one a bet) on the wealth, and a share of new start times."""
     ticks = state.ticks + 1
     fresh = starts.fresh(ticks)
-    wealth = tuple(
-        min((value + fresh) * math.exp(min(gain, 700.0)), MOST_WEALTH)
-        for value, gain in zip(state.wealth, gains, strict=True)
-    )
-    return EvidenceState(wealth, ticks)
+    wealth = []
+    for value, gain in zip(state.wealth, gains, strict=True):
+        grown = value + fresh
+        if gain:
+            grown *= math.exp(min(gain, 700.0))
+        wealth.append(grown if grown < MOST_WEALTH else MOST_WEALTH)
+    return EvidenceState(tuple(wealth), ticks, state.bursts)
 
 
 def weigh(state: EvidenceState, starts: StartTimes) -> float:
@@ -182,13 +184,13 @@ class EProcess:
     ) -> EvidenceState:
         """Take in one arrival second; ``rows``: ln e of each threshold's bets, as in ``groups``;
         asked: whether the canary had a request."""
-        gains = [0.0] * len(self.bets)
+        gains, cap = [0.0] * len(self.bets), self.cap
         for (_, places, _), row in zip(self.groups, rows, strict=True):
             for place, gain in zip(places, row, strict=True):
-                gains[place] = min(gain, self.cap)
+                gains[place] = gain if gain < cap else cap
         grown = accumulate(state, gains, self.starts)
         if not self.forgives or not asked:
-            return replace(grown, bursts=state.bursts)
+            return grown
         return self._forgive(state, grown, gains)
 
     def _forgive(
@@ -199,6 +201,9 @@ class EProcess:
         wealth, bursts = list(grown.wealth), []
         running = state.bursts or (NONE,) * len(wealth)
         for bet, (burst, gain) in enumerate(zip(running, gains, strict=True)):
+            if gain <= 0 and not burst.seconds:  # nothing runs and nothing begins: most bets
+                bursts.append(NONE)
+                continue
             followed, ended = follow_burst(burst, gain, self.cap, state.wealth[bet] + fresh)
             bursts.append(followed)
             if ended:
