@@ -43,7 +43,7 @@ def main() -> None:
     old = given.stable
     began: list[float] = []
     decided: list[float] = []
-    reported: list[dict[str, str]] = []
+    reported: list[dict[str, float]] = []
     with given.traffic(rate=chosen.rate, requests=chosen.requests) as load:
         load.wait_for(1000)
         given.applied("v2")
@@ -51,13 +51,16 @@ def main() -> None:
         for index in range(len(STEPS)):
             decided.append(given.decided_at(given.in_step(index, timeout=400)))
             began.append(time.time())
-            time.sleep(15)
+            time.sleep(25)  # the gateways' counts are in the status once every ten seconds
             status = given.status
+            live, mirrored = (
+                float(str(status.get(name) or "0%").rstrip("%")) / 100
+                for name in ("measuredShare", "measuredShadowShare")
+            )
+            of_canary = (live + mirrored) / len(given.pods(new))
+            of_stable = (1 - live) / len(given.pods(old))
             reported.append(
-                {
-                    "live": str(status.get("measuredShare")),
-                    "mirrored": str(status.get("measuredShadowShare")),
-                }
+                {"live": live, "mirrored": mirrored, "canary_to_stable_load": of_canary / of_stable}
             )
         given.promoted(new, timeout=240)
         promoted = time.time()
