@@ -9,14 +9,14 @@ import pytest
 
 from llmrollouts.analysis.evalue import LARGEST_EXACT_SUPPORT, Cell, log_e
 from llmrollouts.analysis.evalues import log_e_many
+from llmrollouts.analysis.policy import Policy
+from llmrollouts.analysis.reach import EFFECTS, Power, describe_reach, format_rate, is_blind
 from llmrollouts.analysis.sizing import (
-    EFFECTS,
-    Power,
     Setting,
-    describe_findings,
     expect_delay,
     find_power,
-    is_blind,
+    find_reach,
+    suppose_stage,
 )
 
 LEVEL = 8.33e-4  # 1 % over four stages of three metrics, as in the specification
@@ -111,12 +111,14 @@ def test_a_tiny_canary_finds_no_slower_revision_and_is_told_so() -> None:
     powers = find_power(setting(0.01, 2, 1.10, 1800))
     assert all(power.p95 is None for power in powers if not power.effect.failing)
     assert is_blind(powers)
-    said = describe_findings(powers, 0.01)
-    assert "no slower revision up to 4x" in said
+    said = describe_reach(powers, 0.01)
+    assert said.blind
+    assert "but no slower revision, not even one 4x slower" in said.message
     # Four failures in a row are enough, even at this rate.
-    assert "100% errors within" in said
-    shorter = find_power(setting(0.01, 2, 1.10, 60))
-    assert "can find nothing" in describe_findings(shorter, 0.01)
+    assert said.finds.startswith("100% errors within")
+    shorter = describe_reach(find_power(setting(0.01, 2, 1.10, 60)), 0.01)
+    assert "can find nothing" in shorter.message
+    assert (shorter.blind, shorter.finds) == (True, "")
 
 
 def test_without_requests_nothing_is_found() -> None:
@@ -131,9 +133,26 @@ def test_latency_never_decides_before_twenty_requests() -> None:
 
 
 def test_the_sentence_names_the_smallest_and_the_quick_effect() -> None:
-    said = describe_findings(find_power(setting(4.25, 17, 1.10, 1800)), 4.25)
-    assert "+25% slower within" in said
-    assert "2x slower within" in said
+    said = describe_reach(find_power(setting(4.25, 17, 1.10, 1800)), 4.25)
+    assert not said.blind
+    for text in ("+25% slower within", "2x slower within", "errors within"):
+        assert text in said.message
+        assert text in said.finds
+
+
+def test_a_running_step_is_told_of_at_its_own_rate() -> None:
+    stage = suppose_stage(Policy(), 0.002, 1800, 1)
+    said = find_reach(stage, 4.2345, 17.1)
+    assert said.rate == "4.2"
+    assert said.message.startswith("With 4.2 compared canary requests a second this step finds")
+    assert find_reach(stage, 0.0, 8.0).blind
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"), [(0.0, "0"), (0.01234, "0.012"), (4.25, "4.2"), (42.0, "42"), (423.0, "420")]
+)
+def test_rates_are_written_with_two_digits(rate: float, text: str) -> None:
+    assert format_rate(rate) == text
 
 
 def test_many_cells_have_the_evidence_of_each() -> None:

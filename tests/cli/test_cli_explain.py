@@ -65,6 +65,12 @@ def cluster() -> EvidenceCluster:
         "since": at(600),
         "updatedAt": at(5),
         "proof": "Collecting",
+        "power": {
+            "requestsPerSecond": "8.5",
+            "finds": "+25% slower within 2 min",
+            "message": "With 8.5 compared canary requests a second this step finds "
+            "+25% slower within 2 min (95 of 100 times)",
+        },
     }
     return EvidenceCluster(deployments=[deployment(**canary_status(gates=[gate]))])
 
@@ -87,6 +93,8 @@ def test_a_good_canary_is_explained_with_what_would_change_it(
     assert "more canary requests" in told
     assert "Time to first token" in told
     assert "Evidence against the canary" in told
+    # The operator's own sentence, as in status and in Events.
+    assert "With 8.5 compared canary requests a second this step finds +25% slower" in told
 
 
 def test_a_rollback_is_explained_as_final_for_the_attempt(
@@ -106,6 +114,7 @@ def test_json_carries_the_numbers(cluster: EvidenceCluster, terminal: Terminal) 
     assert found["notes"] == ["evidence was lost"]
     assert found["placebo"] == {"stages": 8, "firings": 0}
     assert found["gates"][0]["verdict"] == "Passed"
+    assert found["gates"][0]["power"]["requestsPerSecond"] == "8.5"
     judgement = found["judgement"]
     assert judgement["outcome"] == "RollBack"
     decisive = [m for m in judgement["metrics"] if m["evidence"] >= m["needed"]]

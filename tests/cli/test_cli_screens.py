@@ -76,6 +76,17 @@ OWN_GATE = {
     "message": "the query answers no series",
     "proof": "NotNeeded",
 }
+POWER = {
+    "requestsPerSecond": "4.2",
+    "finds": "+25% slower within 5 min, 2x slower within 19 s, 1% errors within 9 min",
+    "message": "With 4.2 compared canary requests a second this step finds +25% slower",
+}
+BLIND = {
+    "requestsPerSecond": "0.01",
+    "finds": "100% errors within 10 min",
+    "blind": True,
+    "message": "With 0.01 compared canary requests a second this step finds 100% errors",
+}
 STATES: dict[str, dict[str, Any]] = {
     "no-status": {},
     "starting": {
@@ -98,6 +109,8 @@ STATES: dict[str, dict[str, Any]] = {
     },
     "canary": canary_status(),
     "gates": canary_status(gates=[GATE, OWN_GATE]),
+    "gate-power": canary_status(gates=[{**GATE, "metrics": [], "power": POWER}]),
+    "gate-blind": canary_status(gates=[{**GATE, "metrics": [], "power": BLIND}]),
     "gate-failed": {
         "phase": "Degraded", "message": f"{CANARY} was rolled back; {STABLE} serves",
         "lastRollback": FAULT,
@@ -107,7 +120,8 @@ STATES: dict[str, dict[str, Any]] = {
     "watch": {
         "phase": "Serving", "stableRevision": CANARY, "message": f"{CANARY} serves",
         "warm": {"revision": STABLE, "until": at(-1800), "share": "1%", "shadowShare": "98%"},
-        "gates": [{**GATE, "proof": "Proven"}],
+        # What a step of the past could find is told by explain, not here.
+        "gates": [{**GATE, "proof": "Proven", "power": POWER}],
     },
     "paused": canary_status(phase="Paused", paused=True, message="Paused at 0.5%"),
     "held": canary_status(phase="Held", hold="the share lapsed twice for NoReadyCanary",

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from llmrollouts.analysis.reach import Reach
 from llmrollouts.api.status import LLMDeploymentStatus
 from llmrollouts.controller.keys import Key
 from llmrollouts.controller.telemetry import Telemetry
@@ -25,6 +26,7 @@ GATE = Gate(
         control_requests=480,
         metrics=(MetricNumbers("ttft", evidence=3.5, needed=1200.0, p50=1.02, p99=1.4),),
     ),
+    power=Reach("0.01", "", True, "this step can find nothing"),
 )
 
 
@@ -52,6 +54,7 @@ def test_r23_a_verdict_carries_its_numbers() -> None:
         f'llmrollouts_gate_samples{{arm="canary",gate="latency",{one}}} 120.0',
         f'llmrollouts_gate_evidence{{gate="latency",metric="ttft",{one}}} 3.5',
         f'llmrollouts_gate_needed{{gate="latency",metric="ttft",{one}}} 1200.0',
+        f'llmrollouts_gate_blind{{gate="latency",{one}}} 1.0',
         f'llmrollouts_gate_proven{{gate="latency",{one}}} 0.0',
         f"llmrollouts_placebo_firings{{{one}}} 1.0",
     ):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from llmrollouts.analysis.reach import Reach
 from llmrollouts.api.status import Proof, Verdict
 from llmrollouts.rollout.observation import LATENCY_GATE, Gate, GateNumbers, MetricNumbers
 
@@ -24,6 +25,7 @@ class LatencyGate:
     silent: bool = False
     # Seconds from the fault in the data to its detection.
     delay: float = 6.0
+    power: Reach | None = None
 
     def say(self, verdict: Verdict, reason: str, message: str, proof: Proof = "Collecting") -> None:
         self.verdict, self.reason, self.message, self.proof = verdict, reason, message, proof
@@ -52,5 +54,6 @@ class LatencyGate:
                     cut_streams=2 if failed else 0,
                 ),
                 stage=attempt.stage,
+                power=self.power,
             ),
         )

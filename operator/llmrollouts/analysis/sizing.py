@@ -9,7 +9,7 @@ with the mean growth for the median, with growth 1.645 standard deviations lower
 The law of a latency is lognormal around any median: only ratios count. ``sigma`` is the standard
 deviation of its logarithm; 0.5 is an even load of like prompts, a mixture of short and long
 prompts has 0.6 to 1.2 and needs up to six times as many requests. It decides nothing. Called by
-`kubectl llm plan` and, for a running step, by the operator.
+`kubectl llm plan` and, for a running step, by controller/power.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from llmrollouts.analysis.evalues import IntArray, log_e_many
 from llmrollouts.analysis.gateplan import ERRORS, split_level
 from llmrollouts.analysis.grid import BUCKETS, GROWTH, buckets_in
 from llmrollouts.analysis.policy import Policy
+from llmrollouts.analysis.reach import EFFECTS, Effect, Power, Reach, describe_reach
 from llmrollouts.analysis.stage import MIN_BASELINE, Baseline, Stage, freeze_stage
 from llmrollouts.analysis.thresholds import COMPARED
 from llmrollouts.analysis.tick import MIN_CANARY_REQUESTS
@@ -46,31 +47,6 @@ _SLOW_LUCK: Final = 1.645  # standard deviations: 95 of 100 runs are quicker
 _START_WEIGHT: Final = 0.5
 _EVERY_SECOND_UP_TO: Final = 3600
 _NORMAL: Final = NormalDist()
-
-
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """A regression: ``touched`` of the requests are ``ratio`` times slower, or ``failing`` of them
-    fail (on top of what fails on stable)."""
-
-    name: str
-    ratio: float = 1.0
-    touched: float = 1.0
-    failing: float = 0.0
-
-
-EFFECTS: Final = (
-    Effect("+10%", 1.10),
-    Effect("+25%", 1.25),
-    Effect("+50%", 1.5),
-    Effect("2x", 2.0),
-    Effect("4x", 4.0),
-    Effect("5% of requests 5x", 5.0, touched=0.05),
-    Effect("1% errors", failing=0.01),
-    Effect("5% errors", failing=0.05),
-    Effect("20% errors", failing=0.2),
-    Effect("100% errors", failing=1.0),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +67,6 @@ class Setting:
     def __post_init__(self) -> None:
         if not (self.canary >= 0 and self.control >= 0 and self.seconds >= 1 and self.sigma > 0):
             raise ValueError("rates are not negative, a step lasts a second or more, sigma > 0")
-
-
-@dataclass(frozen=True, slots=True)
-class Power:
-    """What becomes of one effect, from its first request on. Seconds; None: not in this step.
-
-    Not contained: the age at which a request counts (its largest threshold) and the way of the
-    verdict to the gateways.
-    """
-
-    effect: Effect
-    median: float | None
-    p95: float | None
-
-    def requests(self, rate: float) -> int | None:
-        """Canary requests until it is found in 95 of 100 runs."""
-        return math.ceil(self.p95 * rate) if self.p95 is not None else None
 
 
 def find_power(setting: Setting, effects: Sequence[Effect] = EFFECTS) -> tuple[Power, ...]:
@@ -245,11 +204,6 @@ def _first_crossing(
     return float(math.ceil(seconds[int(np.argmax(reached))])) if reached.any() else None
 
 
-def is_blind(powers: Sequence[Power]) -> bool:
-    """Whether the step finds no slower revision at all."""
-    return all(power.p95 is None for power in powers if not power.effect.failing)
-
-
 def make_setting(stage: Stage, canary: float, control: float, sigma: float = SIGMA) -> Setting:
     """The setting of a frozen stage at these rates of compared requests."""
     levels = split_level(stage)
@@ -275,50 +229,11 @@ def suppose_stage(policy: Policy, level: float, seconds: int, canary_workers: in
     return freeze_stage("supposed", policy, baseline, level, seconds, canary_workers)
 
 
-def describe_power(stage: Stage, rate: float, control_rate: float | None = None) -> str:
-    """What a running step can find at its real rate of canary requests, in one sentence.
+def find_reach(stage: Stage, rate: float, control_rate: float) -> Reach:
+    """What a running step can find at its real rates of compared requests a second.
 
-    rate, control_rate: compared requests a second; control: four times the canary's by default.
-    Takes some tenths of a second the first time; results are kept for rates of two digits.
+    Takes up to a second of a core the first time; results are kept for rates of two digits.
     """
     # Two digits here as well, so that a rate that wanders finds its result again.
-    canary = _rounded(rate)
-    control = _rounded(4 * canary if control_rate is None else control_rate)
-    return describe_findings(find_power(make_setting(stage, canary, control)), rate)
-
-
-def describe_findings(powers: Sequence[Power], rate: float) -> str:
-    """One sentence for people on what a step with so many canary requests a second can find."""
-    latency = [p for p in powers if not p.effect.failing and p.effect.touched == 1]
-    errors = [p for p in powers if p.effect.failing]
-    slow = _smallest_found(latency)
-    failing = _smallest_found(errors)
-    speed = f"{rate:.2g} compared canary requests a second"
-    if slow is None and failing is None:
-        return f"With {speed} this step can find nothing: it is too short or sees too few requests"
-    parts = []
-    if slow is not None:
-        parts.append(f"a revision {_in_words(slow.effect)} within {_span(slow.p95)}")
-        quick = next((p for p in latency if p.p95 is not None and p.p95 <= 30), None)
-        if quick is not None and quick is not slow:
-            parts.append(f"one {_in_words(quick.effect)} within {_span(quick.p95)}")
-    else:
-        parts.append("no slower revision up to 4x")
-    if failing is not None:
-        parts.append(f"{failing.effect.name} within {_span(failing.p95)}")
-    else:
-        parts.append("no failures")
-    return f"With {speed} this step finds {', '.join(parts)} (95 of 100 times)"
-
-
-def _smallest_found(powers: Sequence[Power]) -> Power | None:
-    return next((p for p in powers if p.p95 is not None), None)
-
-
-def _in_words(effect: Effect) -> str:
-    return f"{effect.name} slower"
-
-
-def _span(seconds: float | None) -> str:
-    value = math.ceil(seconds or 0)
-    return f"{value} s" if value < 120 else f"{math.ceil(value / 60)} min"
+    setting = make_setting(stage, _rounded(rate), _rounded(control_rate))
+    return describe_reach(find_power(setting), rate)

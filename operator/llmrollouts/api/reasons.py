@@ -139,6 +139,10 @@ class Reason(DocumentedName):
         "TooFewSamples",
         "Too few requests to decide; the message says how many more and how long that takes.",
     )
+    STEP_IS_BLIND = (
+        "StepIsBlind",
+        "At its real rate of requests the step finds no slower revision; the message says why.",
+    )
     LOAD_NOT_MATCHED = (
         "LoadNotMatched",
         "Canary and stable workers are not equally busy, so they cannot be compared.",

@@ -15,6 +15,7 @@ from pydantic import Field
 from llmrollouts.api.evidence import (
     AttemptStatus,
     GateMetric,
+    GatePower,
     GateStatus,
     Proof,
     RequestCounter,
@@ -46,6 +47,7 @@ __all__ = [
     "Condition",
     "DeathStatus",
     "GateMetric",
+    "GatePower",
     "GateStatus",
     "HistoryEntry",
     "LLMDeploymentStatus",

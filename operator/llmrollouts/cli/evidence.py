@@ -10,7 +10,7 @@ from typing import Final
 
 from rich.text import Text
 
-from llmrollouts.api.status import GateMetric, GateStatus, Verdict
+from llmrollouts.api.status import GateMetric, GatePower, GateStatus, Verdict
 
 # Shapes carry the meaning, colours repeat it.
 _MARKS: Final[dict[Verdict, tuple[str, str]]] = {
@@ -24,8 +24,8 @@ _MARKS: Final[dict[Verdict, tuple[str, str]]] = {
 SHOWN_METRICS: Final = 6
 
 
-def draw_gates(gates: Iterable[GateStatus]) -> Text | None:
-    """A block of lines; None when no gate has spoken."""
+def draw_gates(gates: Iterable[GateStatus], *, running: bool = True) -> Text | None:
+    """A block of lines; None when no gate has spoken. running: a step still can find something."""
     text = Text()
     for gate in gates:
         if text:
@@ -39,9 +39,20 @@ def draw_gates(gates: Iterable[GateStatus]) -> Text | None:
                 f" · {gate.canary_requests:,} requests against {gate.control_requests or 0:,}"
             )
         text.append(f"\n      {gate.message}")
+        if running and gate.power is not None:
+            colour = "yellow" if gate.power.blind else ""
+            text.append(f"\n      {describe_power(gate.power)}", style=colour)
         for metric in gate.metrics[:SHOWN_METRICS]:
             text.append(f"\n      {_describe_metric(metric)}", style="dim")
     return text or None
+
+
+def describe_power(power: GatePower) -> str:
+    """What the running step can find, in a line."""
+    pace = f"at {power.requests_per_second} requests/s"
+    if not power.finds:
+        return f"finds nothing {pace}: this step is too short or sees too few requests"
+    return f"finds {pace}: {power.finds}{', but no slower revision' if power.blind else ''}"
 
 
 def _describe_verdict(gate: GateStatus) -> str:

@@ -17,7 +17,6 @@ from rich.text import Text
 
 from llmrollouts.analysis.gate import Gate
 from llmrollouts.analysis.judgement import Judgement, Outcome
-from llmrollouts.analysis.sizing import describe_power
 from llmrollouts.api import labels
 from llmrollouts.api.deployment import read_status
 from llmrollouts.api.manifest import Manifest
@@ -135,6 +134,8 @@ def _draw_gate(gate: GateStatus) -> Text:
     line = Text(f"  {gate.name}: ")
     line.append(gate.verdict, style=f"bold {_COLOURS[gate.verdict]}")
     line.append(f" ({gate.reason}): {gate.message}")
+    if gate.power is not None:
+        line.append(f"\n    {gate.power.message}.", style="yellow" if gate.power.blind else "")
     return line
 
 
@@ -142,7 +143,6 @@ def tell_change(judgement: Judgement, record: EvidenceRecord) -> str:
     """What was compared with what, and what would change the verdict."""
     stage = record.stage
     assert stage is not None  # noqa: S101  # the caller has a judgement of it
-    rate = judgement.canary_requests / max(1, judgement.seconds)
     compared = (
         f"Compared: {len(record.canary) or stage.canary_workers} canary and "
         f"{len(record.control) or 'the'} control workers over {judgement.seconds:,} s, second by "
@@ -170,9 +170,6 @@ def tell_change(judgement: Judgement, record: EvidenceRecord) -> str:
             f"A share above 5% needs proof at {len(missing)} more quantiles; the slowest is "
             f"{worst.metric} {worst.quantile}{more}."
         )
-    if rate > 0:
-        control = judgement.control_requests / max(1, judgement.seconds)
-        texts.append(f"{describe_power(stage, rate, control)}.")
     return " ".join(texts)
 
 

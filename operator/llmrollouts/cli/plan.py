@@ -15,15 +15,8 @@ import click
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from llmrollouts.analysis.sizing import (
-    SIGMA,
-    Power,
-    describe_findings,
-    find_power,
-    is_blind,
-    make_setting,
-    suppose_stage,
-)
+from llmrollouts.analysis.reach import Power, describe_reach, format_rate, is_blind
+from llmrollouts.analysis.sizing import SIGMA, find_power, make_setting, suppose_stage
 from llmrollouts.api.duration import format_duration
 from llmrollouts.api.share import WHOLE, Share
 from llmrollouts.cli.columns import draw_columns
@@ -50,16 +43,16 @@ class StepPower:
 
     @property
     def summary(self) -> str:
-        return describe_findings(self.powers, self.canary)
+        return describe_reach(self.powers, self.canary).message
 
     @property
     def warning(self) -> str | None:
         if not is_blind(self.powers):
             return None
         return (
-            f"this step cannot find any slower revision: {self.canary:.2g} compared requests a "
-            f"second are too few within {format_duration(self.step.seconds)}; make it longer, "
-            "raise its share, or keep matchLoad on"
+            f"this step cannot find any slower revision: {format_rate(self.canary)} compared "
+            f"requests a second are too few within {format_duration(self.step.seconds)}; make it "
+            "longer, raise its share, or keep matchLoad on"
         )
 
 

@@ -53,7 +53,8 @@ def draw(picture: Picture) -> Group:
         parts.extend([_arm_table(picture), Text()])
     if picture.status.canary_revision:
         parts.extend([*_steps(picture), Text()])
-    gates = draw_gates(picture.status.gates)
+    running = picture.status.canary_revision is not None
+    gates = draw_gates(picture.status.gates, running=running)
     for block in (gates, _waits(picture), _warnings(picture), _past(picture)):
         if block is not None:
             parts.extend([block, Text()])

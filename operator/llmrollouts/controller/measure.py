@@ -18,7 +18,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -28,6 +28,7 @@ from llmrollouts.controller import verdicts
 from llmrollouts.controller.assignment import Assignment
 from llmrollouts.controller.evidence import EvidenceStore
 from llmrollouts.controller.memory import Memory
+from llmrollouts.controller.power import StepPower
 from llmrollouts.controller.verdicts import Saying
 from llmrollouts.kube.port import KubeError
 from llmrollouts.metrics.baseline import BaselineCollector
@@ -52,11 +53,12 @@ _BASELINE_WORKERS: Final = 16
 @dataclass(frozen=True, slots=True)
 class Means:
     """What all measurements share. clock: seconds since 1970 that never jump; the reader stamps
-    its readings with the same clock."""
+    its readings with the same clock. turn: one at a time works out what its step can find."""
 
     reader: SampleReader
     traffic: TrafficPort
     clock: Callable[[], float]
+    turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
 
 class Measurement:
@@ -82,6 +84,7 @@ class Measurement:
         self._failures: dict[str, PageError] = {}
         self._compared: Comparison | None = None
         self._placebo: Placebo | None = None
+        self._power = StepPower(means.turn)
 
     # What the rounds ask for.
 
@@ -125,6 +128,7 @@ class Measurement:
                 due = max(due + PERIOD, loop.time())
                 await asyncio.sleep(due - loop.time())
         finally:
+            self._power.stop()
             await self._store.stop()
 
     async def look(self) -> None:
@@ -282,6 +286,7 @@ class Measurement:
         self, compared: Comparison, assigned: Assignment, conditions: Conditions, now: float
     ) -> None:
         judgement = compared.judge(now)
+        self._power.look(compared.stage, judgement, now)
         said = verdicts.judge(compared, judgement, conditions, now)
         found = said.verdict in ("Failed", "Frozen")
         if found and self._memory.detected is None:
@@ -339,6 +344,7 @@ class Measurement:
         self._publish(self._make(said))
 
     def _publish(self, gate: Gate) -> None:
+        gate = replace(gate, power=self._power.known(gate.stage))
         was, self._said = self._said, gate
         self._looked_at = self._means.clock()
         if was is None or (was.verdict, was.proof, was.stage) != (

@@ -104,6 +104,7 @@ class _Deployments(Collector):
 
         verdict = gauge("verdict", "1 for what the gate says now.", "verdict", "reason")
         proven = gauge("proven", "1 once the revision was shown to be no worse.")
+        blind = gauge("blind", "1 while the step finds no slower revision at its real rate.")
         samples = gauge("samples", "Requests compared in this stage.", "arm")
         evidence = gauge("evidence", "Evidence of harm; it decides at gate_needed.", "metric")
         needed = gauge("needed", "The evidence that decides.", "metric")
@@ -114,6 +115,8 @@ class _Deployments(Collector):
                 verdict.add_metric([*one, gate.verdict, gate.reason], 1)
                 if gate.proof != "NotNeeded":
                     proven.add_metric(one, float(gate.proof == "Proven"))
+                if gate.power is not None:
+                    blind.add_metric(one, float(gate.power.blind))
                 if gate.numbers is None:
                     continue
                 samples.add_metric([*one, "canary"], gate.numbers.canary_requests)
@@ -126,7 +129,7 @@ class _Deployments(Collector):
                         value = getattr(found, quantile)
                         if value is not None:
                             ratio.add_metric([*one, found.name, quantile], value)
-        yield from (verdict, proven, samples, evidence, needed, ratio)
+        yield from (verdict, proven, blind, samples, evidence, needed, ratio)
 
     def _collect_placebo(self) -> Iterator[Metric]:
         where = ["namespace", "name"]

@@ -30,6 +30,7 @@ from llmrollouts.rollout.clock import COMMIT_EVERY
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts, read_share
 from llmrollouts.rollout.observation import LATENCY_GATE, Gate, MetricNumbers
+from llmrollouts.rollout.reach import show_reach, warn_of_blind_step
 
 # Up to here it is enough that no harm was seen; beyond, the revision must be shown no worse.
 UNPROVEN_SHARE: Final = Share.parse("5%")
@@ -181,6 +182,7 @@ def note_gates(draft: Draft, facts: Facts, *, commits: bool) -> Draft:
                 revision=status.stable_revision or "",
                 at=facts.now,
             )
+    draft = warn_of_blind_step(draft, deciding(status, facts), facts)
     kept = [
         was if (was := old.get(told.name)) is not None and _same(told, was) else told
         for told in made
@@ -240,6 +242,7 @@ def _tell(gate: Gate, was: GateStatus | None, now: datetime) -> GateStatus:
         proof=gate.proof,
         canary_requests=numbers.canary_requests if numbers is not None else None,
         control_requests=numbers.control_requests if numbers is not None else None,
+        power=show_reach(gate.power),
         metrics=[_tell_metric(m) for m in numbers.metrics] if numbers is not None else [],
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
+from llmrollouts.analysis.reach import Reach
 from llmrollouts.api.spec import LLMDeploymentSpec
 from llmrollouts.api.status import LLMDeploymentStatus, Proof, Verdict
 from llmrollouts.rollout.intent import TrafficObservation
@@ -157,6 +158,7 @@ class Gate:
     first_seen_at: when the evidence that decided began; detected_at: when it was enough.
     stage: status.attempt.stage that was judged; a verdict on another stage is not heard. Empty for
         gates that know no stages.
+    power: what the running step can find at its real rate; None: not known yet.
     """
 
     name: str
@@ -168,6 +170,7 @@ class Gate:
     detected_at: datetime | None = None
     numbers: GateNumbers | None = None
     stage: str = ""
+    power: Reach | None = None
 
 
 @dataclass(frozen=True, slots=True)
