@@ -84,6 +84,12 @@ def test_a_failure_tells_its_numbers_and_since_when() -> None:
     assert (standing.bad_since, standing.decided) == (1.0, 2.0)
 
 
+def test_where_one_answer_decides_nothing_is_counted() -> None:
+    failed = take_answer(Standing(), AT_MOST, Patience(1, 1), 0.31, None, 0.0)
+    assert failed.message == "0.31; allowed is at most 0.25"
+    assert take_error(Standing(), Patience(1, 1), NAN).message == "the answer is NaN"
+
+
 def test_errors_tell_their_number() -> None:
     assert follow(NAN, NAN, NAN).message == "the answer is NaN (3 times in a row)"
     assert follow(NAN).message == "the answer is NaN (once; 3 in a row are an error)"

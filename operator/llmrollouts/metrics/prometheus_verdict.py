@@ -79,7 +79,7 @@ def take_answer(
     since = now if standing.bad_since is None else standing.bad_since
     if bad >= patience.failures:
         decided = now if standing.decided is None else standing.decided
-        message = f"{told} ({_times(bad)} in a row)"
+        message = _with_run(told, bad)
         return Standing("Failed", Reason.LIMIT_BROKEN, message, bad, 0, since, decided)
     message = f"{told} ({_times(bad)}; {patience.failures} in a row make it fail)"
     return Standing("Inconclusive", Reason.LIMIT_BROKEN, message, bad, 0, since)
@@ -89,7 +89,7 @@ def take_error(standing: Standing, patience: Patience, error: Unanswered) -> Sta
     """The standing after an evaluation without a number."""
     errors = standing.errors + 1
     if error.lasting or errors >= patience.errors:
-        told = error.message if error.lasting else f"{error.message} ({_times(errors)} in a row)"
+        told = error.message if error.lasting else _with_run(error.message, errors)
         return Standing("Error", error.reason, told, errors=errors)
     if standing.verdict == "Error":
         # What lasted is over, and something else is wrong now.
@@ -98,6 +98,10 @@ def take_error(standing: Standing, patience: Patience, error: Unanswered) -> Sta
     if standing.verdict == "Inconclusive":
         return replace(standing, reason=error.reason, message=told, errors=errors)
     return replace(standing, errors=errors)
+
+
+def _with_run(told: str, count: int) -> str:
+    return told if count == 1 else f"{told} ({_times(count)} in a row)"
 
 
 def _times(count: int) -> str:
