@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from llmrollouts.api.reasons import Reason
-from llmrollouts.api.status import StepStatus, WarmStatus
+from llmrollouts.api.status import PromotionStatus, StepStatus, WarmStatus
 from llmrollouts.metrics.prometheus_address import AllowedAddresses
 from llmrollouts.metrics.prometheus_answer import Unanswered
 from tests.controller.prometheus_bench import (
@@ -146,6 +146,15 @@ async def test_nothing_is_asked_while_nothing_flows_and_afterwards_anew(bench: B
     assert bench.judge().verdict == "Inconclusive"
     await asyncio.sleep(31)
     assert bench.judge().verdict == "Passed"
+
+
+async def test_its_last_word_stays_while_a_promotion_takes_the_share_away(bench: Bench) -> None:
+    bench.judge()
+    await asyncio.sleep(31)
+    clearing = PromotionStatus(stage="Clearing", started_at=START)
+    assert bench.judge(status=make_status(share="0%", promotion=clearing)).verdict == "Passed"
+    growing = PromotionStatus(stage="Growing", started_at=START)
+    assert bench.judge(status=make_status(share="0%", promotion=growing)).verdict == "Inconclusive"
 
 
 async def test_a_shadow_step_is_judged_like_any_other(bench: Bench) -> None:

@@ -167,7 +167,10 @@ def _read_stage(deployment: Deployment) -> Stage | None:
 def _flows(deployment: Deployment, stage: Stage) -> bool:
     """Whether the judged revision is meant to get requests now, of users or copied."""
     status = deployment.status
-    return stage.watch or bool(read_share(status.share) or read_share(status.shadow_share))
+    # The last moment of a promotion: no share is left, and everyone goes the default way.
+    by_default = status.promotion is not None and status.promotion.stage == "Clearing"
+    shared = read_share(status.share) or read_share(status.shadow_share)
+    return stage.watch or by_default or bool(shared)
 
 
 def _make_gate(name: str, standing: Standing, stage: str) -> Gate:
