@@ -35,7 +35,7 @@ from llmrollouts.analysis.gateplan import (
     plan_outcomes,
     split_level,
 )
-from llmrollouts.analysis.histogram import Histogram
+from llmrollouts.analysis.histogram import NOTHING_DRAWN, Histogram
 from llmrollouts.analysis.judgement import Judgement
 from llmrollouts.analysis.ledger import GateState, Run
 from llmrollouts.analysis.noninferiority import PROOF_LOG_BETS
@@ -78,33 +78,29 @@ class Gate:
         plan = self._latency.get(second.stream)
         if plan is None:
             raise ValueError(f"the stage {self.stage.name} does not read {second.stream}")
-        key = f"{second.stream.metric.value}@{second.stream.lag:g}"
-        tick = self._open(state, key, second.second, second.stream.lag)
+        tick = self._open(state, plan.key, second.second, second.stream.lag)
         if tick is None:
             return replace(state, stale=state.stale + 1)
         cells = _threshold_cells(plan, second)
-        histograms = state.histograms
-        seen = histograms.get(plan.metric.value, Histogram()).control
+        histograms, name = state.histograms, plan.name
+        seen = histograms.get(name, NOTHING_DRAWN)
         proof = self._tick_latency(tick, plan, cells, second, state.proof, seen)
         if plan.draws:
-            name = plan.metric.value
-            drawn = histograms.get(name, Histogram()).add(second.canary, second.control)
-            histograms = {**histograms, name: drawn}
+            histograms = {**histograms, name: seen.add(second.canary, second.control)}
         if plan.notes:
-            tick.note(plan.metric.value)
-        return self._close(state, tick, key, proof, histograms)
+            tick.note(name)
+        return self._close(state, tick, plan.key, proof, histograms)
 
     def take_outcomes(self, state: GateState, second: OutcomeSecond) -> GateState:
         """Take in one arrival second of ends; lag 0: the gateway's own counts."""
         plan = self._outcomes.get(second.lag)
         if plan is None:
             raise ValueError(f"the stage {self.stage.name} reads no ends at {second.lag:g} s")
-        key = f"outcomes@{second.lag:g}"
-        tick = self._open(state, key, second.second, second.lag)
+        tick = self._open(state, plan.key, second.second, second.lag)
         if tick is None:
             return replace(state, stale=state.stale + 1)
         _tick_outcomes(tick, plan, second)
-        return self._close(state, tick, key, state.proof, state.histograms)
+        return self._close(state, tick, plan.key, state.proof, state.histograms)
 
     def judge(self, state: GateState) -> Judgement:
         """The verdict of the state as it is; needs no new second."""
@@ -148,33 +144,24 @@ class Gate:
         cells: Sequence[Cell],
         second: LatencySecond,
         proof: Proof,
-        stable: Mapping[int, int],
+        seen: Histogram,
     ) -> Proof:
-        """``stable``: the control's requests by bucket, of the earlier seconds of the stage."""
-        proofs = [
-            place.follow(stable) or place for place in plan.proofs if not proof.accepted(place.key)
-        ]
+        """``seen``: both arms' requests by bucket, of the earlier seconds of the stage."""
+        proofs = [place for place in plan.proofs if not proof.accepted(place.key)]
+        if proofs:
+            stable = seen.rank_control()
+            proofs = [place.follow(stable) or place for place in proofs]
         proof_cells = [_proof_cell(place, second) for place in proofs]
         limit_cells = [_limit_cell(limit, second) for limit in plan.limits]
         # All tests of the second in one pass over arrays.
-        asked: list[Cell] = []
-        bets: list[tuple[float, ...]] = []
-        for process in plan.processes:
-            for number, (_, _, logs) in zip(process.thresholds, process.rule.groups, strict=True):
-                asked.append(cells[number])
-                bets.append(logs)
-        for limit, cell in zip(plan.limits, limit_cells, strict=True):
-            asked.append(cell)
-            bets.append(limit.relative.groups[0][2])
-        asked += proof_cells
-        bets += [PROOF_LOG_BETS] * len(proofs)
-        rows = iter(log_e_rows(asked, bets))
+        asked = [*(cells[number] for number in plan.asks), *limit_cells, *proof_cells]
+        rows = iter(log_e_rows(asked, plan.bets + (PROOF_LOG_BETS,) * len(proofs)))
 
         for process in plan.processes:
             gains = [next(rows) for _ in process.thresholds]
-            for number in process.thresholds:
-                tick.count(process.metric, number, cells[number])
-            present = any(cells[number].canary_total for number in process.thresholds)
+            here = [cells[number] for number in process.thresholds]
+            tick.count(process.metric, process.thresholds, here)
+            present = any(cell.canary_total for cell in here)
             tick.move(process, gains, guarded=True, asked=present)
         if plan.processes:
             tick.compare_bands(plan.metric)
@@ -192,7 +179,7 @@ def _tick_outcomes(tick: Tick, plan: OutcomePlan, second: OutcomeSecond) -> None
     for process in plan.processes:
         cell = refused if process.metric == REFUSALS else failed
         place = process.thresholds[0]
-        tick.count(process.metric, place, cell)
+        tick.count(process.metric, (place,), (cell,))
         logs = process.rule.groups[0][2]
         tick.move(process, log_e_rows([cell], [logs]), guarded=False)
         if place == 0:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from llmrollouts.analysis.budget import split_over_metrics
@@ -23,6 +23,7 @@ from llmrollouts.analysis.eprocess import (
     EProcess,
 )
 from llmrollouts.analysis.grid import GROWTH, bucket_of
+from llmrollouts.analysis.histogram import Ranks
 from llmrollouts.analysis.ledger import Run
 from llmrollouts.analysis.limit import AbsoluteLimit
 from llmrollouts.analysis.noninferiority import PROMOTION_QUANTILES
@@ -98,21 +99,15 @@ class ProofPlace:
     quantile: float
     shift: int
 
-    def follow(self, control: Mapping[int, int]) -> ProofPlace | None:
+    def follow(self, control: Ranks) -> ProofPlace | None:
         """Where to look instead, by what stable has done in this stage so far; None: here.
 
         Stable that has become faster no longer exceeds x, and nothing could ever be shown there.
         The choice looks at earlier seconds of stable alone, so the proof stays one.
         """
-        requests = sum(control.values())
-        if requests < ENOUGH_TO_FOLLOW:
+        if control.requests < ENOUGH_TO_FOLLOW:
             return None
-        within, bound = 0, self.bound
-        for bucket in sorted(control):
-            within += control[bucket]
-            if within >= self.quantile * requests:
-                bound = bucket
-                break
+        bound = control.bucket_at(self.quantile)
         if bound >= self.bound:
             return None
         return replace(self, exact=-1, bound=bound, canary_bound=bound + self.shift)
@@ -121,7 +116,9 @@ class ProofPlace:
 @dataclass(frozen=True)
 class LatencyPlan:
     """What one latency stream feeds. bounds, canary_bounds: of all thresholds of the metric;
-    draws: whether this stream's counts are the ones that reports show."""
+    draws: whether this stream's counts are the ones that reports show; key: the stream's name;
+    asks: the thresholds of all processes, one after the other; bets: ln omega of these, and of the
+    limits."""
 
     metric: Metric
     bounds: tuple[int, ...]
@@ -131,12 +128,25 @@ class LatencyPlan:
     limits: tuple[Limit, ...]
     draws: bool
     notes: bool
+    key: str
+    name: str = field(init=False)
+    asks: tuple[int, ...] = field(init=False)
+    bets: tuple[tuple[float, ...], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        bets = [logs for process in self.processes for _, _, logs in process.rule.groups]
+        bets += [limit.relative.groups[0][2] for limit in self.limits]
+        asks = tuple(number for process in self.processes for number in process.thresholds)
+        object.__setattr__(self, "name", self.metric.value)
+        object.__setattr__(self, "asks", asks)
+        object.__setattr__(self, "bets", tuple(bets))
 
 
 @dataclass(frozen=True)
 class OutcomePlan:
     """What one stream of outcomes feeds. limits: errorRate, judged on what failed."""
 
+    key: str
     processes: tuple[Process, ...]
     limits: tuple[Limit, ...] = ()
 
@@ -212,13 +222,21 @@ def plan_outcomes(stage: Stage) -> Mapping[float, OutcomePlan]:
     half = math.log(0.5)
     return {
         QUICK_LAG: OutcomePlan(
+            f"outcomes@{QUICK_LAG:g}",
             (
                 Process(f"{ERRORS}:{QUICK_LAG:g}", ERRORS, _errors(stage), half, (0,)),
                 Process(REFUSALS, REFUSALS, _errors(stage), 0.0, (0,)),
-            )
+            ),
         ),
-        LATE_LAG: OutcomePlan((Process(LATE_ERRORS, ERRORS, _errors(stage), half, (1,)),), limits),
-        GATEWAY_LAG: OutcomePlan((Process(CONNECTIONS, CONNECTIONS, _errors(stage), 0.0, (0,)),)),
+        LATE_LAG: OutcomePlan(
+            f"outcomes@{LATE_LAG:g}",
+            (Process(LATE_ERRORS, ERRORS, _errors(stage), half, (1,)),),
+            limits,
+        ),
+        GATEWAY_LAG: OutcomePlan(
+            f"outcomes@{GATEWAY_LAG:g}",
+            (Process(CONNECTIONS, CONNECTIONS, _errors(stage), 0.0, (0,)),),
+        ),
     }
 
 
@@ -228,6 +246,7 @@ def _errors(stage: Stage) -> EProcess:
 
 def _plan_stream(stage: Stage, stream: Stream) -> LatencyPlan:
     metric, lag = stream.metric, stream.lag
+    key = f"{metric.value}@{lag:g}"
     places = stage.thresholds.get(metric)
     limit = stage.policy.limits.get(metric)
     limits: tuple[Limit, ...] = ()
@@ -238,7 +257,7 @@ def _plan_stream(stage: Stage, stream: Stream) -> LatencyPlan:
         at, bound = exact.index(limit), bucket_of(limit)
         limits = (Limit(LIMIT_NAMES[metric], absolute, relative, at, bound),)
     if places is None:
-        return LatencyPlan(metric, (), (), (), (), limits, draws=False, notes=False)
+        return LatencyPlan(metric, (), (), (), (), limits, draws=False, notes=False, key=key)
     margin = stage.policy.promotion_margin
     proofs = tuple(
         ProofPlace(
@@ -263,6 +282,7 @@ def _plan_stream(stage: Stage, stream: Stream) -> LatencyPlan:
         limits,
         draws=lag == max(places.lags),
         notes=lag == min(places.lags),
+        key=key,
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Final
 
 from llmrollouts.analysis.counts import Counts
@@ -12,15 +14,34 @@ from llmrollouts.analysis.grid import BOUNDS, GROWTH, OVERFLOW
 REPORTED: Final = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 
 
+class Ranks:
+    """The requests of one arm in order of their buckets. ``counts``: rising by bucket."""
+
+    def __init__(self, counts: Mapping[int, int]) -> None:
+        self._buckets = list(counts)
+        self._within = list(accumulate(counts.values()))
+        self.requests = self._within[-1] if self._within else 0
+
+    def bucket_at(self, quantile: float) -> int:
+        """The lowest bucket within which at least that part of the requests lies."""
+        return self._buckets[bisect_left(self._within, quantile * self.requests)]
+
+
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Requests by bucket; what was unanswered at the lag is in the overflow bucket."""
+    """Requests by bucket, rising; what was unanswered at the lag is in the overflow bucket."""
 
     canary: Mapping[int, int] = field(default_factory=dict)
     control: Mapping[int, int] = field(default_factory=dict)
 
     def add(self, canary: Counts, control: Counts) -> Histogram:
         return Histogram(_merged(self.canary, canary), _merged(self.control, control))
+
+    def rank_control(self) -> Ranks:
+        return Ranks(self.control)
+
+
+NOTHING_DRAWN: Final = Histogram()
 
 
 def estimate_quantile(counts: Mapping[int, int], quantile: float, lag: float) -> float | None:
@@ -66,4 +87,5 @@ def _merged(sums: Mapping[int, int], counts: Counts) -> dict[int, int]:
         merged[bucket] = merged.get(bucket, 0) + count
     if counts.over:
         merged[OVERFLOW] = merged.get(OVERFLOW, 0) + counts.over
-    return merged
+    # Kept in order, which new buckets alone disturb, so that nobody who looks has to sort.
+    return merged if len(merged) == len(sums) else dict(sorted(merged.items()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from llmrollouts.analysis.eprocess import EvidenceState
@@ -50,7 +50,7 @@ class History:
 
     def add(self, second: int, log_e: float) -> History:
         if self.skipped + 1 < self.stride:
-            return replace(self, skipped=self.skipped + 1)
+            return History(self.stride, self.skipped + 1, self.points)
         points = (*self.points, (second, round(log_e, 3)))
         if len(points) > MOST_POINTS:  # an odd number: the latest point stays
             return History(2 * self.stride, 0, points[::2])
@@ -160,4 +160,4 @@ def _sparse(counts: Mapping[int, int]) -> list[list[int]]:
 
 
 def _dense(pairs: Iterable[tuple[int, int]]) -> dict[int, int]:
-    return {int(bucket): int(count) for bucket, count in pairs}
+    return dict(sorted((int(bucket), int(count)) for bucket, count in pairs))

@@ -14,7 +14,7 @@ from typing import Final
 from llmrollouts.analysis.counts import Metric
 from llmrollouts.analysis.evalue import Cell
 from llmrollouts.analysis.gateplan import Limit, MetricRuns, Process, band_name
-from llmrollouts.analysis.ksband import ks_excess
+from llmrollouts.analysis.ksband import ks_excess, ks_gap
 from llmrollouts.analysis.ledger import GateState, History, Run
 
 # Not needed for validity: nobody would believe a rollback for latency on fewer requests.
@@ -44,11 +44,12 @@ class Tick:
         self.decided: dict[str, int] = dict(state.decided)
         self.history: dict[str, History] = dict(state.history)
 
-    def count(self, metric: str, place: int, cell: Cell) -> None:
-        """Add to the totals of one threshold of a metric."""
+    def count(self, metric: str, places: Sequence[int], cells: Sequence[Cell]) -> None:
+        """Add to the totals of some thresholds of a metric: ``cells[i]`` to ``places[i]``."""
         before = self.totals.get(metric, ())
-        sums = [*before, *(EMPTY,) * (place + 1 - len(before))]
-        sums[place] += cell
+        sums = [*before, *(EMPTY,) * (max(places) + 1 - len(before))]
+        for place, cell in zip(places, cells, strict=True):
+            sums[place] += cell
         self.totals[metric] = tuple(sums)
 
     def move(
@@ -70,7 +71,7 @@ class Tick:
         self, limit: Limit, cell: Cell, gains: Sequence[float], *, guarded: bool
     ) -> None:
         """Both tests of a hard limit; it decides when both are at the level at once."""
-        self.count(limit.metric, 0, cell)
+        self.count(limit.metric, (0,), (cell,))
         absolute, relative = limit.runs
         before = self.runs[absolute]
         wealth = limit.absolute.tick(before.wealth, cell.canary_over, cell.canary_total)
@@ -102,8 +103,10 @@ class Tick:
         runs = self.rules.tests[metric.value].runs
         taken = [self.runs[run].wealth.ticks for run in runs]
         shortest = min(ticks for ticks in taken if ticks)  # of E2E, thresholds differ in it
-        excess = ks_excess(self.totals[metric.value], self.rules.levels[name])
-        if excess > TOLERATED_STALL / shortest:
+        tolerated = TOLERATED_STALL / shortest
+        cells = self.totals[metric.value]
+        # The bands only take from the gap: without one their widths need not be known.
+        if ks_gap(cells) > tolerated and ks_excess(cells, self.rules.levels[name]) > tolerated:
             self.decided[name] = self.closed
 
     def note(self, metric: str) -> None:
