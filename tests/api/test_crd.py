@@ -35,6 +35,25 @@ def walk(node: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]
 FIELDS = [*walk(ROOT["properties"]["spec"], "spec"), *walk(ROOT["properties"]["status"], "status")]
 
 
+def test_a_name_says_whether_a_secret_or_an_entry_of_one_is_meant() -> None:
+    """One convention: an entry (name, key) is ...SecretKeyRef, a whole Secret ...SecretRef, but for
+    the names that people know from pods."""
+    entries, whole = set(), set()
+    for path, node in FIELDS:
+        field = path.removesuffix("[]").rpartition(".")[2]
+        fields = set(node.get("properties", {}))
+        told = str(node.get("description", "")) + str(
+            node.get("properties", {}).get("name", {}).get("description", "")
+        )
+        if fields == {"name", "key"} and "Secret" in told:
+            entries.add(field)
+        elif fields == {"name"} and "Secret" in told:
+            whole.add(field)
+    assert {field for field in entries if not field.endswith("SecretKeyRef")} == set()
+    assert {"tokenSecretKeyRef", "bearerTokenSecretKeyRef", "keySecretKeyRef"} <= entries
+    assert {field for field in whole if not field.endswith("SecretRef")} == {"imagePullSecrets"}
+
+
 @pytest.mark.parametrize("module", [crd, reference], ids=["crd", "reference"])
 def test_the_file_in_the_repository_is_the_generated_one(
     module: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

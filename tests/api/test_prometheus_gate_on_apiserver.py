@@ -13,7 +13,7 @@ from tests.apiserver import REPOSITORY, ApiServer
 pytestmark = pytest.mark.apiserver
 
 SECRET = {"name": "prom", "key": "token"}
-BASIC = {"usernameSecretRef": SECRET, "passwordSecretRef": SECRET}
+BASIC = {"usernameSecretKeyRef": SECRET, "passwordSecretKeyRef": SECRET}
 
 
 @pytest.fixture
@@ -46,9 +46,12 @@ def apply(applier: Applier, *gates: dict[str, Any]) -> tuple[int, str]:
         make_gate(limit=None, compare={"minRatio": "0.8"}),
         make_gate(address="http://[fd00::1]:9090"),
         make_gate(interval="10s", timeout="10s", maxAge="24h", maxErrors=1, failuresForFailed=1),
-        make_gate(auth={"bearerTokenSecretRef": SECRET, "tls": {"caSecretRef": SECRET}}),
+        make_gate(auth={"bearerTokenSecretKeyRef": SECRET, "tls": {"caSecretKeyRef": SECRET}}),
         make_gate(
-            auth={"basicAuth": BASIC, "tls": {"certSecretRef": SECRET, "keySecretRef": SECRET}}
+            auth={
+                "basicAuth": BASIC,
+                "tls": {"certSecretKeyRef": SECRET, "keySecretKeyRef": SECRET},
+            }
         ),
         make_gate(query="x" * 4096),
     ],
@@ -64,7 +67,7 @@ def test_the_example_of_the_docs_is_taken(applier: Applier) -> None:
     assert len(gates) == 2
     assert apply(applier, *gates) == (201, "")
     auth = yaml.safe_load(page.split("```yaml\n")[2].split("```")[0].replace("# or:", ""))["auth"]
-    bearer = {"bearerTokenSecretRef": auth.pop("bearerTokenSecretRef"), "tls": auth["tls"]}
+    bearer = {"bearerTokenSecretKeyRef": auth.pop("bearerTokenSecretKeyRef"), "tls": auth["tls"]}
     assert apply(applier, make_gate(auth=auth), make_gate(name="b", auth=bearer)) == (201, "")
 
 
@@ -110,16 +113,16 @@ def test_sixteen_gates_are_taken_and_seventeen_are_not(applier: Applier) -> None
         (make_gate(name="Cost"), "lower-case letters"),
         (make_gate(name="x" * 41), "40"),
         (
-            make_gate(auth={"bearerTokenSecretRef": SECRET, "basicAuth": BASIC}),
+            make_gate(auth={"bearerTokenSecretKeyRef": SECRET, "basicAuth": BASIC}),
             "remove one of the two",
         ),
-        (make_gate(auth={"tls": {"certSecretRef": SECRET}}), "needs its key"),
+        (make_gate(auth={"tls": {"certSecretKeyRef": SECRET}}), "needs its key"),
         (
-            make_gate(address="http://prom.example", auth={"tls": {"caSecretRef": SECRET}}),
+            make_gate(address="http://prom.example", auth={"tls": {"caSecretKeyRef": SECRET}}),
             "https:// addresses only",
         ),
         (
-            make_gate(auth={"bearerTokenSecretRef": {**SECRET, "namespace": "other"}}),
+            make_gate(auth={"bearerTokenSecretKeyRef": {**SECRET, "namespace": "other"}}),
             "namespace",
         ),
     ],

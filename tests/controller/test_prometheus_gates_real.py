@@ -51,7 +51,7 @@ async def test_a_gate_follows_what_prometheus_says(
             limit={"max": "1.5"},
             interval="500ms",
             timeout="500ms",
-            auth={"bearerTokenSecretRef": {"name": "prom", "key": "token"}},
+            auth={"bearerTokenSecretKeyRef": {"name": "prom", "key": "token"}},
         )
         try:
             await until(gates, gate, "Error", Reason.SECRET_MISSING)

@@ -26,20 +26,20 @@ async def bench() -> AsyncIterator[Bench]:
     made.gates.stop()
 
 
-BEARER = {"bearerTokenSecretRef": {"name": "prom", "key": "token"}}
+BEARER = {"bearerTokenSecretKeyRef": {"name": "prom", "key": "token"}}
 
 
 async def test_credentials_come_from_a_secret_of_the_same_namespace(bench: Bench) -> None:
     bench.put_secret("prom", token=f"{WORD}\n", user="me", word="x", ca="C", cert="D", key="K")
     auth = {
         "basicAuth": {
-            "usernameSecretRef": {"name": "prom", "key": "user"},
-            "passwordSecretRef": {"name": "prom", "key": "word"},
+            "usernameSecretKeyRef": {"name": "prom", "key": "user"},
+            "passwordSecretKeyRef": {"name": "prom", "key": "word"},
         },
         "tls": {
-            "caSecretRef": {"name": "prom", "key": "ca"},
-            "certSecretRef": {"name": "prom", "key": "cert"},
-            "keySecretRef": {"name": "prom", "key": "key"},
+            "caSecretKeyRef": {"name": "prom", "key": "ca"},
+            "certSecretKeyRef": {"name": "prom", "key": "cert"},
+            "keySecretKeyRef": {"name": "prom", "key": "key"},
         },
     }
     bench.gates.judge(observe(make_gate(auth=BEARER), make_gate(name="other", auth=auth)))

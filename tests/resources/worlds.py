@@ -53,7 +53,7 @@ FULL: dict[str, Any] = {
         "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
         "priorityClassName": "serving",
         "runtimeClassName": "nvidia",
-        "imagePullSecrets": ["registry"],
+        "imagePullSecrets": [{"name": "registry"}],
     },
 }
 

@@ -99,9 +99,9 @@ class PrometheusCompare(ApiModel):
 class PrometheusBasicAuth(ApiModel):
     """A user name and a password."""
 
-    username_secret_ref: SecretKeyRef
+    username_secret_key_ref: SecretKeyRef
     """The entry of a Secret with the user name."""
-    password_secret_ref: SecretKeyRef
+    password_secret_key_ref: SecretKeyRef
     """The entry of a Secret with the password."""
 
 
@@ -111,19 +111,19 @@ class PrometheusTls(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             Rule(
-                "has(self.certSecretRef) == has(self.keySecretRef)",
-                "a client certificate needs its key: set both certSecretRef and keySecretRef, or "
-                "neither",
+                "has(self.certSecretKeyRef) == has(self.keySecretKeyRef)",
+                "a client certificate needs its key: set both certSecretKeyRef and "
+                "keySecretKeyRef, or neither",
             )
         )
     )
 
-    ca_secret_ref: SecretKeyRef | None = None
+    ca_secret_key_ref: SecretKeyRef | None = None
     """The entry of a Secret with the authorities (PEM) that may vouch for the server. Default: the
     public ones that web browsers trust."""
-    cert_secret_ref: SecretKeyRef | None = None
+    cert_secret_key_ref: SecretKeyRef | None = None
     """The entry of a Secret with a client certificate (PEM)."""
-    key_secret_ref: SecretKeyRef | None = None
+    key_secret_key_ref: SecretKeyRef | None = None
     """The entry of a Secret with the key of the client certificate (PEM, without a password)."""
 
 
@@ -133,13 +133,13 @@ class PrometheusAuth(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             Rule(
-                "!has(self.bearerTokenSecretRef) || !has(self.basicAuth)",
-                "bearerTokenSecretRef and basicAuth use the same header: remove one of the two",
+                "!has(self.bearerTokenSecretKeyRef) || !has(self.basicAuth)",
+                "bearerTokenSecretKeyRef and basicAuth use the same header: remove one of the two",
             )
         )
     )
 
-    bearer_token_secret_ref: SecretKeyRef | None = None
+    bearer_token_secret_key_ref: SecretKeyRef | None = None
     """The entry of a Secret with a bearer token."""
     basic_auth: PrometheusBasicAuth | None = None
     """A user name and a password."""

@@ -42,6 +42,15 @@ class ConfigMapKeyRef(ApiModel):
     """The entry of its data."""
 
 
+# Fields of the first type end in SecretRef, or have the name that a pod gives them; those of the
+# second end in SecretKeyRef.
+class SecretRef(ApiModel):
+    """A whole Secret in the namespace of the LLMDeployment."""
+
+    name: ObjectName
+    """The name of the Secret."""
+
+
 class SecretKeyRef(ApiModel):
     """One entry of a Secret in the namespace of the LLMDeployment."""
 
@@ -288,8 +297,8 @@ class Placement(ApiModel):
     """The priority class of the pods."""
     runtime_class_name: ObjectName | None = None
     """The runtime class of the pods."""
-    image_pull_secrets: Annotated[list[ObjectName], Field(max_length=8), ATOMIC_LIST] | None = None
-    """Names of Secrets with the credentials of image registries."""
+    image_pull_secrets: Annotated[list[SecretRef], Field(max_length=8), ATOMIC_LIST] | None = None
+    """Secrets with the credentials of image registries, as a pod names them."""
 
 
 class Revision(ApiModel):

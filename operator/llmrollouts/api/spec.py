@@ -26,6 +26,7 @@ from llmrollouts.api.revision import (
     Retrieval,
     Revision,
     SecretKeyRef,
+    SecretRef,
     Toleration,
 )
 from llmrollouts.api.rules import rules
@@ -63,6 +64,7 @@ __all__ = [
     "Retrieval",
     "Revision",
     "SecretKeyRef",
+    "SecretRef",
     "ShadowStep",
     "ShareText",
     "Step",

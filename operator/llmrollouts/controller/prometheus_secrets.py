@@ -31,19 +31,19 @@ async def read_credentials(
     if auth is None:
         return Credentials()
     secrets = _Secrets(reader, namespace)
-    bearer = await secrets.read_word(auth.bearer_token_secret_ref)
+    bearer = await secrets.read_word(auth.bearer_token_secret_key_ref)
     basic = None
     if auth.basic_auth is not None:
-        name = await secrets.read_word(auth.basic_auth.username_secret_ref)
-        password = await secrets.read_word(auth.basic_auth.password_secret_ref)
+        name = await secrets.read_word(auth.basic_auth.username_secret_key_ref)
+        password = await secrets.read_word(auth.basic_auth.password_secret_key_ref)
         basic = (name or "", password or "")
     tls = auth.tls or PrometheusTls()
     return Credentials(
         bearer=bearer,
         basic=basic,
-        authorities=await secrets.read(tls.ca_secret_ref),
-        certificate=await secrets.read(tls.cert_secret_ref),
-        key=await secrets.read(tls.key_secret_ref),
+        authorities=await secrets.read(tls.ca_secret_key_ref),
+        certificate=await secrets.read(tls.cert_secret_key_ref),
+        key=await secrets.read(tls.key_secret_key_ref),
     )
 
 

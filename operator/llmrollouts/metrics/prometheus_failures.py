@@ -80,7 +80,7 @@ def _describe(cause: BaseException) -> str | None:
         case ssl.SSLCertVerificationError():
             return (
                 f"its certificate is not accepted ({cause.verify_message}): check "
-                "auth.tls.caSecretRef and the address"
+                "auth.tls.caSecretKeyRef and the address"
             )
         case ssl.SSLError():
             return (

@@ -120,7 +120,7 @@ def make_tls(permit: Permit, credentials: Credentials) -> ssl.SSLContext | None:
         try:
             context = ssl.create_default_context(cadata=credentials.authorities)
         except (ssl.SSLError, ValueError):
-            raise _bad_secret("caSecretRef holds no certificates (PEM)") from None
+            raise _bad_secret("caSecretKeyRef holds no certificates (PEM)") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if credentials.certificate is not None and credentials.key is not None:
         _load_pair(context, credentials.certificate, credentials.key)
@@ -137,7 +137,8 @@ def _load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
         context.load_cert_chain(f"/proc/self/fd/{handle}", password=lambda: "")
     except (ssl.SSLError, ValueError, UnicodeError):
         raise _bad_secret(
-            "certSecretRef and keySecretRef hold no certificate with its key (PEM, no password)"
+            "certSecretKeyRef and keySecretKeyRef hold no certificate with its key (PEM, no "
+            "password)"
         ) from None
     finally:
         os.close(handle)

@@ -271,4 +271,5 @@ def _place(spec: Manifest, placement: Placement | None) -> None:
     if placement.runtime_class_name:
         spec["runtimeClassName"] = placement.runtime_class_name
     if placement.image_pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in placement.image_pull_secrets]
+        secrets = placement.image_pull_secrets
+        spec["imagePullSecrets"] = [{"name": secret.name} for secret in secrets]
