@@ -19,6 +19,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from llmrollouts.analysis.evalue import Cell
 
@@ -33,14 +34,16 @@ class Metric(StrEnum):
     DURATION  seconds from arrival to the end, as it was; for the hard limit e2eP99 alone
     """
 
+    # Streams are keys of most tables: an enumeration's own hash is a call of Python each time.
+    __hash__ = str.__hash__
+
     TTFT = "ttft"
     TPOT = "tpot"
     E2E = "e2e"
     DURATION = "duration"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Stream:
+class Stream(NamedTuple):
     """One metric read at one age. lag: seconds from the end of the arrival second."""
 
     metric: Metric

@@ -42,7 +42,7 @@ from llmrollouts.analysis.noninferiority import PROOF_LOG_BETS
 from llmrollouts.analysis.proof import Proof
 from llmrollouts.analysis.stage import Stage
 from llmrollouts.analysis.tick import Rules, Tick
-from llmrollouts.analysis.verdict import make_judgement
+from llmrollouts.analysis.verdict import Standing, make_judgement, read_standing
 
 __all__ = ["Gate", "GateState", "start_state"]
 
@@ -107,6 +107,10 @@ class Gate:
         if state.stage != self.stage.name:
             raise ValueError(f"a state of {state.stage} is no state of {self.stage.name}")
         return make_judgement(self.stage, self.levels, self._rules.tests, state)
+
+    def standing(self, state: GateState) -> Standing:
+        """What ``judge`` says, without its words: for whoever asks of every second."""
+        return read_standing(self.stage, self.levels, self._rules.tests, state)
 
     def _open(self, state: GateState, key: str, second: int, lag: float) -> Tick | None:
         """None: this second was taken already, or a later one."""

@@ -14,7 +14,7 @@ its first request on.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
@@ -44,6 +44,7 @@ _MIXED_SECONDS: Final = 10
 _LONGEST_PAUSE: Final = 60
 _LOOK_AGAIN: Final = 10  # seconds
 _ABSOLUTE: Final = ":absolute"
+_READS_AT_ONCE: Final = 65_536
 
 
 class TraceError(ValueError):
@@ -140,26 +141,26 @@ def _run(
     stage: Stage, trace: Trace, begin: int, min_requests: int
 ) -> tuple[Judgement, GateState, float | None, Verdict]:
     gate, state = Gate(stage), start_state(stage)
-    judgement = gate.judge(state)
     frozen: tuple[Judgement, float] | None = None
     proven: float | None = None
     feeds = _list_feeds(stage, trace)
+    limits = _list_limits(gate, state)
     before: object = None
     for now, reads in groupby(_order_reads(feeds, trace, begin), key=itemgetter(0)):
         for _, number, second in reads:
             state = feeds[number].give(gate, state, second)
-        # A judgement words every metric anew, and nothing but these can change its outcome.
-        marks = _outcome_marks(gate, state, now)
+        # Nothing but these can change what the judgement is.
+        marks = _outcome_marks(state, limits, now)
         if marks == before:
             continue
         before = marks
-        judgement = gate.judge(state)
-        if judgement.outcome is Outcome.ROLL_BACK:
-            return judgement, state, now, Verdict.ROLLED_BACK
-        if judgement.outcome is Outcome.FREEZE and frozen is None:
-            frozen = judgement, now
-        enough = judgement.canary_requests >= min_requests
-        proven = (proven or now) if judgement.proven and enough else None
+        standing = gate.standing(state)
+        if standing.outcome is Outcome.ROLL_BACK:
+            return gate.judge(state), state, now, Verdict.ROLLED_BACK
+        if standing.outcome is Outcome.FREEZE and frozen is None:
+            frozen = gate.judge(state), now
+        enough = standing.canary_requests >= min_requests
+        proven = (proven or now) if standing.proven and enough else None
     judgement = gate.judge(state)
     if frozen is not None:
         return frozen[0], state, frozen[1], Verdict.FROZEN
@@ -168,16 +169,20 @@ def _run(
     return judgement, state, None, Verdict.INCONCLUSIVE
 
 
-def _outcome_marks(gate: Gate, state: GateState, now: float) -> object:
+def _list_limits(gate: Gate, state: GateState) -> Mapping[str, float]:
+    """The tests of hard limits by name, each with the ln E at which the limit is broken."""
+    return {
+        name: -math.log(gate.levels[name.removesuffix(_ABSOLUTE)])
+        for name in state.runs
+        if name.endswith(_ABSOLUTE)
+    }
+
+
+def _outcome_marks(state: GateState, limits: Mapping[str, float], now: float) -> object:
     """What an outcome follows from: decisions, accepted quantiles, hard limits that are broken;
     and from time to time, as a metric that nobody uses stops being waited for."""
     accepted = sum(test.proven for test in state.proof.tests.values())
-    broken = tuple(
-        name
-        for name, run in state.runs.items()
-        if name.endswith(_ABSOLUTE)
-        and run.log_e >= -math.log(gate.levels[name.removesuffix(_ABSOLUTE)])
-    )
+    broken = [name for name, needed in limits.items() if state.runs[name].log_e >= needed]
     return len(state.decided), accepted, broken, int(now) // _LOOK_AGAIN
 
 
@@ -225,13 +230,14 @@ def _order_reads(
     numbers = np.repeat(np.arange(len(feeds)), len(seconds))
     cohorts = np.tile(seconds, len(feeds))
     read = moments <= trace.end
-    order = np.lexsort((cohorts[read], numbers[read], moments[read]))
-    return zip(
-        moments[read][order].tolist(),
-        numbers[read][order].tolist(),
-        cohorts[read][order].tolist(),
-        strict=True,
-    )
+    moments, numbers, cohorts = moments[read], numbers[read], cohorts[read]
+    order = np.lexsort((cohorts, numbers, moments))
+    # Some at a time: of a trace of weeks, all of them as objects would fill the memory.
+    for first in range(0, len(order), _READS_AT_ONCE):
+        rows = order[first : first + _READS_AT_ONCE]
+        yield from zip(
+            moments[rows].tolist(), numbers[rows].tolist(), cohorts[rows].tolist(), strict=True
+        )
 
 
 def _cohorts(trace: Trace, begin: int) -> IntArray:

@@ -11,10 +11,11 @@ over the whole answer, where the tap has the mean up to that age.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
+from itertools import pairwise
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -29,6 +30,8 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 CodeArray: TypeAlias = npt.NDArray[np.int8]
 
 CLIENT_LEFT: Final = 499
+# Seconds whose counts are made at once, as they are asked for one after the other.
+_BLOCK: Final = 1024
 _BOUNDS: Final = np.array(BOUNDS)
 
 
@@ -209,53 +212,72 @@ class _ArmTally:
     ) -> None:
         spoken = fate != Fate.NOTHING
         second, fate, value = second[spoken], fate[spoken], value[spoken]
-        self._exact = len(exact)
-        self._first = int(second[0]) if len(second) else 0
         if len(second) and np.any(np.diff(second) < 0):
             raise ValueError("the seconds of an arm rise")
+        # Seconds with a request alone: at one request a second most arms have few.
+        self._seconds, at = np.unique(second, return_inverse=True)
+        length = len(self._seconds)
         value = np.where(fate == Fate.OVER, math.inf, value)
         code = np.searchsorted(_BOUNDS, value, side="left")
         code = np.where(fate == Fate.LEFT, code + self._LEFT, code)
         code = np.where(fate == Fate.OVER, self._OVER, code)
-        keys, counts = np.unique((second - self._first) * self._CODES + code, return_counts=True)
-        self._codes = (keys % self._CODES).tolist()
-        self._counts = counts.tolist()
-        length = int(second[-1]) - self._first + 1 if len(second) else 0
-        self._length = length
-        self._starts = np.searchsorted(keys, np.arange(length + 1) * self._CODES).tolist()
+        keys, self._counts = np.unique(at * self._CODES + code, return_counts=True)
+        self._codes = keys % self._CODES
+        self._starts = np.searchsorted(keys, np.arange(length + 1) * self._CODES)
         # Of one that left, only values below its age are known to be exceeded.
         beyond = value[:, None] > exact
         says = (fate != Fate.LEFT)[:, None] | beyond
-        at = second - self._first
-        self._beyond = [
-            np.bincount(at, beyond[:, i], length).astype(int).tolist() for i in range(len(exact))
-        ]
-        self._says = [
-            np.bincount(at, says[:, i], length).astype(int).tolist() for i in range(len(exact))
-        ]
+        # By second and exact value: how many exceeded it, of how many that say something.
+        self._beyond = np.empty((length, len(exact), 2), dtype=np.int32)
+        for i in range(len(exact)):
+            self._beyond[:, i, 0] = np.bincount(at, beyond[:, i], length)
+            self._beyond[:, i, 1] = np.bincount(at, says[:, i], length)
+        self._nothing = Counts(beyond=((0, 0),) * len(exact))
+        self._block = -1
+        self._made: dict[int, Counts] = {}
 
     def counts(self, second: int) -> Counts:
-        at = second - self._first
-        if not 0 <= at < self._length:
-            return Counts(beyond=((0, 0),) * self._exact)
-        beyond = tuple((b[at], s[at]) for b, s in zip(self._beyond, self._says, strict=True))
-        return self._collect(self._starts[at], self._starts[at + 1], beyond)
+        block = second // _BLOCK
+        if block != self._block:
+            self._block, self._made = block, dict(self._make(block * _BLOCK, _BLOCK))
+        return self._made.get(second, self._nothing)
 
     def whole(self) -> Counts:
-        return self._collect(0, len(self._codes), ())
+        sums = np.bincount(self._codes, self._counts, self._CODES).astype(np.int64)
+        codes = np.flatnonzero(sums)
+        return self._sort_out(codes.tolist(), sums[codes].tolist(), ())
 
-    def _collect(self, begin: int, end: int, beyond: tuple[tuple[int, int], ...]) -> Counts:
+    def _make(self, first: int, seconds: int) -> Iterator[tuple[int, Counts]]:
+        """The counts of so many seconds from ``first`` on, but for those without a request."""
+        begin, end = np.searchsorted(self._seconds, (first, first + seconds)).tolist()
+        starts = self._starts[begin : end + 1].tolist()
+        rows = slice(starts[0], starts[-1])
+        codes, counts = self._codes[rows].tolist(), self._counts[rows].tolist()
+        named = zip(
+            self._seconds[begin:end].tolist(), pairwise(starts), self._beyond[begin:end].tolist(),
+            strict=True,
+        )  # fmt: skip
+        for second, (a, b), exact in named:
+            part = slice(a - rows.start, b - rows.start)
+            beyond = tuple(map(tuple, exact))
+            yield second, self._sort_out(codes[part], counts[part], beyond)
+
+    def _sort_out(
+        self, codes: list[int], counts: list[int], beyond: tuple[tuple[int, int], ...]
+    ) -> Counts:
+        """``codes``: rising, each once."""
+        if not codes or codes[-1] < self._LEFT:
+            return Counts(dict(zip(codes, counts, strict=True)), {}, 0, beyond)
         done: dict[int, int] = {}
         left: dict[int, int] = {}
         over = 0
-        for place in range(begin, end):
-            code, count = self._codes[place], self._counts[place]
+        for code, count in zip(codes, counts, strict=True):
             if code == self._OVER:
-                over += count
+                over = count
             elif code >= self._LEFT:
-                left[code - self._LEFT] = left.get(code - self._LEFT, 0) + count
+                left[code - self._LEFT] = count
             else:
-                done[code] = done.get(code, 0) + count
+                done[code] = count
         return Counts(done, left, over, beyond)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from llmrollouts.analysis.finding import Finding
@@ -25,6 +26,39 @@ from llmrollouts.analysis.wording import describe_proof
 MANY_REQUESTS: Final = 200
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a stage stands, without a word: what a ``Judgement`` of the same state says too.
+    canary_requests: of the metric that most canary requests speak of."""
+
+    outcome: Outcome
+    proven: bool
+    canary_requests: int
+
+
+def read_standing(
+    stage: Stage,
+    levels: Mapping[str, float],
+    tests: Mapping[str, MetricRuns],
+    state: GateState,
+) -> Standing:
+    left_out = find_unused(stage, state)
+    required = [
+        proof_key(metric, quantile)
+        for metric, places in stage.thresholds.items()
+        if metric.value not in left_out
+        for quantile in range(len(places.promotion))
+    ]
+    outcome = Outcome.GOOD
+    if state.decided:
+        outcome = Outcome.ROLL_BACK
+    elif any(_breaks_limit(metric, levels, tests, state) for metric in tests):
+        outcome = Outcome.FREEZE
+    seen = (cell.canary_total for cells in state.totals.values() for cell in cells)
+    proven = bool(required) and all(state.proof.accepted(key) for key in required)
+    return Standing(outcome, proven, max(seen, default=0))
+
+
 def make_judgement(
     stage: Stage,
     levels: Mapping[str, float],
@@ -39,28 +73,24 @@ def make_judgement(
     ]
     left_out = find_unused(stage, state)
     proof = _read_proof(stage, state, left_out)
-    required = [line for line in proof if not line.left_out]
-    proven = bool(required) and all(line.accepted for line in required)
+    standing = read_standing(stage, levels, tests, state)
+    outcome = standing.outcome
     decisive = min(
         (finding for finding in findings if finding.decided is not None),
         key=lambda finding: (finding.decided, finding.needed / max(finding.evidence, 1e-300)),
         default=None,
     )
-    frozen = next((f for f in findings if _breaks_limit(f.metric, levels, tests, state)), None)
-    outcome = Outcome.GOOD
-    if decisive is not None:
-        outcome = Outcome.ROLL_BACK
-    elif frozen is not None:
-        outcome, decisive = Outcome.FREEZE, frozen
-    seen = [cell for cells in state.totals.values() for cell in cells]
-    canary = max((cell.canary_total for cell in seen), default=0)
-    control = max((cell.stable_total for cell in seen), default=0)
+    if outcome is Outcome.FREEZE:
+        decisive = next(f for f in findings if _breaks_limit(f.metric, levels, tests, state))
+    canary = standing.canary_requests
+    seen = (cell.stable_total for cells in state.totals.values() for cell in cells)
+    control = max(seen, default=0)
     seconds = max((run.wealth.ticks for run in state.runs.values()), default=0)
     return Judgement(
         outcome=outcome,
         finding=decisive,
         findings=tuple(findings),
-        proven=proven,
+        proven=standing.proven,
         proof=proof,
         canary_requests=canary,
         control_requests=control,
