@@ -5,6 +5,8 @@ worker, one canary worker that gets about 4 requests a second and no copies (the
 matched load it would get more). Each run waits until the gate compares, lets the fault begin, and
 takes the five times from the status and the last canary request from the users' own record. The
 fault "none" is a good revision: it must not be rolled back in as long a time as the others take.
+``--after SECONDS``: the fault begins so long after the comparison, in the same step (a regression
+that begins late). Kept in a file of its own.
 """
 
 from __future__ import annotations
@@ -60,13 +62,15 @@ def _compares(given: Chat) -> bool:
     return any(g["name"] == "latency" and g.get("canaryRequests", 0) >= 30 for g in gates)
 
 
-def _run(given: Chat, fault: str, rate: float) -> Run:
+def _run(given: Chat, fault: str, rate: float, after: float) -> Run:
     old = given.stable
     with given.traffic(rate=rate) as load:
         new = given.canary()
         given.in_step(0)
         eventually("the gate compares", lambda: _compares(given), 120)
-        time.sleep(random.uniform(0, 2))
+        time.sleep(after + random.uniform(0, 2))
+        if given.status.get("canaryRevision") != new:
+            return Run(last_request=None, reason="rolled back before the fault")
         began = time.time()
         for pod in given.pods(new):
             if fault == "killed":
@@ -98,7 +102,10 @@ def _run(given: Chat, fault: str, rate: float) -> Run:
     )
 
 
-def measure(environment: Environment, namespace: str, fault: str, runs: int, rate: float) -> Json:
+def measure(
+    environment: Environment, namespace: str, fault: str, runs: int, rate: float, after: float
+) -> Json:
+    """``after``: seconds from the first comparison to the fault."""
     name = fault.replace(" ", "-").replace("%", "percent").replace("20-", "")
     given = Chat(
         environment.kube,
@@ -111,7 +118,7 @@ def measure(environment: Environment, namespace: str, fault: str, runs: int, rat
         match_load=False,
         latency_gate="Enforce",
         env=dict(SPEED),
-        steps=[canary("5%", "30m", 1)],
+        steps=[canary("5%", f"{after + 1800:.0f}s", 1)],
     ).serving("v1")
     measured: list[Run] = []
     given.applied("v2")
@@ -121,7 +128,7 @@ def measure(environment: Environment, namespace: str, fault: str, runs: int, rat
                 given.command("rollback")
             given.sees("held", lambda s: s.get("phase") == "Degraded", 90)
             given.command("retry")
-        measured.append(_run(given, fault, rate))
+        measured.append(_run(given, fault, rate, after))
         print(f"{fault}: run {run + 1} of {runs}: {measured[-1]}", flush=True)
     given.deleted()
     last = [r.last_request for r in measured if r.last_request is not None]
@@ -136,6 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=20, help="for each fault")
     parser.add_argument("--rate", type=float, default=80.0, help="requests/s of each deployment")
+    parser.add_argument("--after", type=float, default=0.0, help="seconds into the step")
     parser.add_argument("--faults", nargs="*", default=list(FAULTS), choices=list(FAULTS))
     parser.add_argument("--at-once", type=int, default=2, help="faults measured at the same time")
     parser.add_argument("--namespace", default="bench-gate")
@@ -148,16 +156,26 @@ def main() -> None:
     with ThreadPoolExecutor(chosen.at_once) as pool:
         futures = {
             fault: pool.submit(
-                measure, environment, chosen.namespace, fault, chosen.runs, chosen.rate
+                measure,
+                environment,
+                chosen.namespace,
+                fault,
+                chosen.runs,
+                chosen.rate,
+                chosen.after,
             )
             for fault in chosen.faults
         }
         results = {fault: future.result() for fault, future in futures.items()}
     environment.kube.kubectl("delete", "namespace", chosen.namespace, "--wait=false")
     machine_load = [round(load_before, 1), round(os.getloadavg()[0], 1)]
-    print(
-        keep("gate_faults", {"rate": chosen.rate, "machine_load": machine_load, "faults": results})
-    )
+    measured = {
+        "rate": chosen.rate,
+        "after": chosen.after,
+        "machine_load": machine_load,
+        "faults": results,
+    }
+    print(keep("gate_faults_late" if chosen.after else "gate_faults", measured))
 
 
 if __name__ == "__main__":
