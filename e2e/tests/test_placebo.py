@@ -56,7 +56,7 @@ def _latency_gate(status: dict[str, object]) -> str:
     return next((g["message"] for g in gates or [] if g["name"] == "latency"), "")
 
 
-def _metrics(environment: Environment, given: Chat) -> tuple[float, float] | None:
+def _metrics(environment: Environment, given: Chat) -> tuple[float, float]:
     """How many stages and firings the leader counts for this deployment."""
     leading, _ = leader(environment.kube, environment.system)
     address = f"http://{leading['status']['podIP']}:8080/metrics"
@@ -68,4 +68,4 @@ def _metrics(environment: Environment, given: Chat) -> tuple[float, float] | Non
         if "_placebo_" in sample.name
         and sample.labels == {"namespace": given.namespace, "name": given.name}
     }
-    return tuple(found[f"llmrollouts_placebo_{what}"] for what in ("stages", "firings"))
+    return found["llmrollouts_placebo_stages"], found["llmrollouts_placebo_firings"]
