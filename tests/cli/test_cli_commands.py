@@ -165,6 +165,38 @@ def test_rollback_that_no_gateway_confirms_ends_with_3(
     assert "not every gateway confirmed" in terminal.err
 
 
+def by_route(cluster: RecordedCluster) -> None:
+    """The users' own gateway has the weights."""
+    cluster.deployments[0]["spec"]["traffic"] = {
+        "provider": "HTTPRoute",
+        "httpRoute": {"name": "edge-chat"},
+    }
+
+
+def test_rollback_with_a_route_is_confirmed_by_the_route_and_not_by_gateways(
+    cluster: RecordedCluster, terminal: Terminal
+) -> None:
+    by_route(cluster)
+    roll_back(cluster, terminal, confirm_after=0.4)
+    assert terminal.type("rollback", "chat") == 0
+    assert "Confirmed by HTTPRoute edge-chat, read back, 0.40 s after the command" in terminal.out
+    assert "confirmed by HTTPRoute edge-chat, read back, after 0.45 s" in terminal.out
+    assert "gateway" not in terminal.out
+
+
+def test_rollback_that_the_route_does_not_confirm_promises_no_time_to_live(
+    cluster: RecordedCluster, terminal: Terminal
+) -> None:
+    by_route(cluster)
+    roll_back(cluster, terminal, confirm_after=1e9)
+    assert terminal.type("rollback", "chat", "--timeout", "2") == 3
+    assert "HTTPRoute edge-chat did not read back with weight 0 within 2 s" in terminal.err
+    assert "users may stay on the canary" in terminal.err
+    assert "kubectl get httproute edge-chat -n prod" in terminal.err
+    assert "12 s" not in terminal.err
+    assert "component=gateway" not in terminal.err
+
+
 def test_rollback_that_began_nothing_waits_for_no_gateway(
     cluster: RecordedCluster, terminal: Terminal
 ) -> None:

@@ -181,6 +181,22 @@ def test_status_screen(state: str, cluster: RecordedCluster, terminal: Terminal)
     compare(f"status-{state}", terminal.out)
 
 
+def test_the_screen_with_a_route_speaks_of_the_route(
+    cluster: RecordedCluster, terminal: Terminal
+) -> None:
+    given = canary_status(lastRollback=ROLLBACK, measuredShare=None, measuredShadowShare=None)
+    status = {name: value for name, value in given.items() if value is not None}
+    cluster.deployments = [deployment(**status)]
+    cluster.deployments[0]["spec"]["traffic"] = {
+        "provider": "HTTPRoute",
+        "httpRoute": {"name": "edge-chat"},
+    }
+    assert terminal.type("status", "chat") == 0
+    assert "12m of 30m, requests are not counted" in terminal.out
+    assert "confirmed by HTTPRoute edge-chat, read back, after" in terminal.out
+    assert "every gateway" not in terminal.out
+
+
 def test_every_screen_fits_into_the_terminal() -> None:
     for golden in GOLDEN.glob("status-*.txt"):
         assert all(len(line) <= 110 for line in golden.read_text(encoding="utf-8").splitlines())

@@ -35,6 +35,7 @@ class Route:
 
     problem: TrafficProblem | None = None
     read: bool = True
+    accepted: int = 1
 
     def observe(self, world: World) -> Observation:
         seen = sight.observe(world)
@@ -43,8 +44,8 @@ class Route:
             counts={},
             quiet_seconds={},
             recent_rate=0.0,
-            gateways=1,
-            settled_gateways=1,
+            gateways=self.accepted,
+            settled_gateways=self.accepted,
             counts_requests=False,
         )
         if self.problem is not None or not self.read:
@@ -155,3 +156,28 @@ def test_a_rollback_says_who_has_confirmed_it(world: World) -> None:
     assert told[0].startswith("HTTPRoute chat, read back, confirmed")
     assert world.programmed is not None
     assert all(r.share == Share(0) for r in world.programmed.revisions)
+
+
+def test_no_text_of_a_whole_rollout_speaks_of_every_gateway(world: World) -> None:
+    start_rollout(world)
+    run(world, 400)
+    assert world.status.stable_revision == world.name("B")
+    world.spec = make_route_spec("three")
+    world.generation += 1
+    run(world, 60)
+    world.command = "rollback/1"
+    run(world, 60)
+    told = [notice.message for notice in world.notices]
+    assert any("HTTPRoute chat sends all users to" in text for text in told)
+    assert any(text.startswith("Service chat-stable selects") for text in told)
+    assert any(text.startswith("HTTPRoute chat, read back, confirmed") for text in told)
+    assert [text for text in told if "gateway" in text.lower()] == []
+
+
+def test_a_route_that_no_gateway_accepted_is_named(world: World, route: Route) -> None:
+    run(world, 60)
+    route.accepted = 0
+    run(world, 10)
+    status, reason, message = condition(world, "Ready")
+    assert (status, reason) == ("False", "RouteNotAccepted")
+    assert "no gateway has accepted HTTPRoute chat" in message

@@ -26,7 +26,7 @@ class DocumentedName(StrEnum):
 class ConditionType(DocumentedName):
     """What an entry of ``status.conditions`` is about."""
 
-    READY = "Ready", "The stable revision has ready workers and the gateways send users to them."
+    READY = "Ready", "The stable revision has ready workers, and users are sent to them."
     PROGRESSING = "Progressing", "A new revision is on its way; the reason says how it stands."
     SOURCE_RESOLVED = (
         "SourceResolved",
@@ -99,7 +99,7 @@ class Reason(DocumentedName):
     )
     WAITING_FOR_GATEWAYS = (
         "WaitingForGateways",
-        "Not every gateway has confirmed what it was told.",
+        "Not every gateway (or not the HTTPRoute) has confirmed what it was told.",
     )
     GATE_FAILED = "GateFailed", "A gate failed; the message carries its numbers."
     GATE_INCONCLUSIVE = "GateInconclusive", "A gate cannot decide; nothing is promoted on it."
@@ -166,7 +166,10 @@ class Reason(DocumentedName):
     PROMOTING = "Promoting", "All steps passed; users move to the new revision."
     PROMOTED = "Promoted", "The new revision is stable."
     ROLLING_BACK = "RollingBack", "Users go back to the stable revision."
-    ROLLED_BACK = "RolledBack", "Every gateway confirmed that no user request reaches the canary."
+    ROLLED_BACK = (
+        "RolledBack",
+        "No user request reaches the canary: every gateway confirmed it, or the route, read back.",
+    )
     REJECTED = "Rejected", "The revision failed; it gets no traffic until a person says `retry`."
     SUPERSEDED = "Superseded", "The spec names another revision; this one was taken out."
     REVERTED = "Reverted", "The spec went back to the stable revision."

@@ -168,7 +168,7 @@ class RetiringStatus(StoredModel):
     since: Time
     """Since when it gets no new request."""
     released_at: Time | None = None
-    """When every gateway had confirmed that; from then on the gateways forget it."""
+    """When every gateway (or the HTTPRoute, read back) had confirmed that."""
 
 
 class DeathStatus(StoredModel):
@@ -202,7 +202,7 @@ class RollbackStatus(StoredModel):
     decided_at: Time
     """When the operator decided it."""
     programmed_at: Time | None = None
-    """When the last gateway had acknowledged it."""
+    """When the last gateway had acknowledged it, or the HTTPRoute was read back with weight 0."""
     last_canary_request_at: Time | None = None
     """When the last user request started on the revision taken out."""
     lost_requests: int | None = None
@@ -276,7 +276,7 @@ class LLMDeploymentStatus(StoredModel):
     shadow_share: ShareText | None = None
     """The share of user requests that is copied to the canary now."""
     measured_share: NameText | None = None
-    """The share that the gateways report for the last ten seconds."""
+    """The share that the gateways report for the last ten seconds; absent with an HTTPRoute."""
     measured_shadow_share: NameText | None = None
     """The mirrored share that the gateways report for the last ten seconds."""
     attempt: AttemptStatus | None = None
@@ -290,7 +290,7 @@ class LLMDeploymentStatus(StoredModel):
     retiring: Annotated[list[RetiringStatus], *LAST_ENTRIES, ATOMIC_LIST] = Field(
         default_factory=list
     )
-    """Revisions whose workers go once no gateway knows them any more."""
+    """Revisions whose workers go once nothing sends users to them any more."""
     paused: bool = False
     """True after `pause`: the share stays and the step's clock stands still."""
     hold: MessageText | None = None

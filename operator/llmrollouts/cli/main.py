@@ -25,6 +25,7 @@ from llmrollouts.cli.orders import Answer, find_target, give
 from llmrollouts.cli.past import draw_history, read_records
 from llmrollouts.cli.picture import Picture, fetch, gather
 from llmrollouts.cli.plan import plan_command
+from llmrollouts.cli.provider import describe_confirmation
 from llmrollouts.cli.replay import replay_command
 from llmrollouts.cli.report import report_answer, report_history, report_picture
 from llmrollouts.cli.screen import describe_rollback, draw, draw_list
@@ -128,7 +129,7 @@ def _order(command: F) -> F:
         click.option("--no-wait", is_flag=True, help="Return as soon as the command is written."),
         click.option(
             "--timeout", type=click.FloatRange(min=0.1), default=30.0, show_default=True,
-            help="Seconds to wait for the operator (and, with rollback, for every gateway).",
+            help="Seconds to wait for the operator (and, with rollback, until it is confirmed).",
         ),
     ):  # fmt: skip
         command = option(command)
@@ -251,10 +252,12 @@ def _tell(session: Session, answer: Answer) -> None:
     )
     if answer.confirmed is not None and answer.rollback is not None:
         session.out.print(
-            f"Confirmed by every gateway {answer.confirmed:.2f} s after the command.",
+            f"Confirmed by {describe_confirmation(answer.route)} {answer.confirmed:.2f} s after "
+            "the command.",
             markup=False, soft_wrap=True,
         )  # fmt: skip
-        session.out.print(describe_rollback(answer.rollback), markup=False, soft_wrap=True)
+        told = describe_rollback(answer.rollback, answer.route)
+        session.out.print(told, markup=False, soft_wrap=True)
 
 
 cli.add_command(explain_command)

@@ -24,6 +24,7 @@ from llmrollouts.api.status import CommandStatus, LLMDeploymentStatus, RollbackS
 from llmrollouts.cli.cluster import DEPLOYMENTS, LEASE, Cluster, list_items, object_path
 from llmrollouts.cli.failure import Failure, LateAnswer, Raced
 from llmrollouts.cli.picture import read_time
+from llmrollouts.cli.provider import describe_late, read_route
 
 # The operator answers within a fraction of a second; asked often enough that its answer, and not
 # this loop, makes the time that a person sees.
@@ -45,13 +46,15 @@ class Clock:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What became of a command. ``taken_in`` and ``confirmed``: seconds since it was given; None:
-    not waited for, or nothing to confirm."""
+    not waited for, or nothing to confirm. route: the HTTPRoute whose weights are the shares; None:
+    the built-in gateways have them."""
 
     value: str
     command: CommandStatus | None
     taken_in: float | None = None
     confirmed: float | None = None
     rollback: RollbackStatus | None = None
+    route: str | None = None
 
     @property
     def refused(self) -> bool:
@@ -103,7 +106,10 @@ def give(
     answer = _await_answer(cluster, path, str(marked), clock, begin, wait)
     if marked.verb != "rollback" or answer.refused:
         return answer
-    return _await_gateways(cluster, path, answer, before, clock, begin, wait)
+    answer = replace(answer, route=read_route(manifest))
+    return _await_confirmation(
+        cluster, str(metadata["namespace"]), path, answer, before, clock, begin, wait
+    )
 
 
 def _write(cluster: Cluster, path: str, manifest: Manifest, command: Command) -> None:
@@ -151,8 +157,9 @@ def _await_answer(
         clock.sleep(_ASK_EVERY)
 
 
-def _await_gateways(
+def _await_confirmation(
     cluster: Cluster,
+    namespace: str,
     path: str,
     answer: Answer,
     before: RollbackStatus | None,
@@ -160,7 +167,8 @@ def _await_gateways(
     begin: float,
     wait: float,
 ) -> Answer:
-    """Until every gateway confirmed the rollback that the command began, if it began one."""
+    """Until the rollback that the command began, if it began one, was confirmed: by every gateway,
+    or by the route, read back."""
     began = answer.rollback
     if began is None or (before is not None and before.decided_at == began.decided_at):
         return replace(answer, rollback=None)
@@ -170,12 +178,7 @@ def _await_gateways(
         if current is not None and current.programmed_at is not None:
             return replace(answer, confirmed=spent, rollback=current)
         if spent > wait:
-            raise LateAnswer(
-                "The rollback was decided, but not every gateway confirmed it within "
-                f"{wait:.0f} s. A gateway that hears nothing takes the share to 0 within 12 s.",
-                "See which gateway is missing: kubectl get pods -A "
-                "-l app.kubernetes.io/name=llm-rollouts,app.kubernetes.io/component=gateway",
-            )
+            raise LateAnswer(*describe_late(answer.route, namespace, wait))
         clock.sleep(_ASK_EVERY)
 
 

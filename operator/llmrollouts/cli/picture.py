@@ -21,6 +21,7 @@ from llmrollouts.api.spec import default_steps
 from llmrollouts.api.status import LLMDeploymentStatus
 from llmrollouts.cli.cluster import DEPLOYMENTS, Cluster, list_items, object_path
 from llmrollouts.cli.failure import Forbidden
+from llmrollouts.cli.provider import read_route
 
 Role: TypeAlias = Literal["stable", "canary", "warm", "starting", "leaving"]
 EVENTS: Final = 4
@@ -66,7 +67,8 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Everything that one screen shows."""
+    """Everything that one screen shows. route: the HTTPRoute whose weights are the shares; None:
+    the built-in gateways have them, and count the requests."""
 
     namespace: str
     name: str
@@ -81,6 +83,7 @@ class Picture:
     events: tuple[Told, ...]
     unread: tuple[str, ...]
     now: datetime
+    route: str | None = None
 
     @property
     def phase(self) -> str:
@@ -150,6 +153,7 @@ def gather(cluster: Cluster | None, manifest: Manifest, now: datetime) -> Pictur
         events=tuple(_read_events(events)),
         unread=tuple(unread),
         now=now,
+        route=read_route(manifest),
     )
 
 

@@ -25,6 +25,7 @@ from llmrollouts.cli.advice import next_commands
 from llmrollouts.cli.columns import draw_columns
 from llmrollouts.cli.evidence import draw_gates
 from llmrollouts.cli.picture import Arm, Picture, StepMark
+from llmrollouts.cli.provider import describe_confirmation
 
 _COLOURS: Final = {
     "Serving": "green",
@@ -153,10 +154,10 @@ def _step_detail(picture: Picture) -> str | None:
     clock = "" if step.running_since is not None else " (clock stopped)"
     done = min(1.0, held / wanted) if wanted else 1.0
     bar = "█" * int(done * 20) + "░" * (20 - int(done * 20))
-    return (
-        f"{bar} {_span(min(held, wanted))} of {mark.duration}{clock}, "
-        f"{step.counter.total} of at least {mark.min_requests} requests"
-    )
+    counted = f"{step.counter.total} of at least {mark.min_requests} requests"
+    if picture.route is not None:
+        counted = "requests are not counted"
+    return f"{bar} {_span(min(held, wanted))} of {mark.duration}{clock}, {counted}"
 
 
 def _span(seconds: float) -> str:
@@ -195,8 +196,8 @@ def _warnings(picture: Picture) -> Text | None:
     return Text("\n".join(lines), style="yellow") if lines else None
 
 
-def describe_rollback(rollback: RollbackStatus) -> str:
-    """When, why and how long each part took."""
+def describe_rollback(rollback: RollbackStatus, route: str | None) -> str:
+    """When, why and how long each part took. route: see Picture."""
     decided = f"{rollback.decided_at:%Y-%m-%d %H:%M:%S} UTC"
     why = f"{rollback.reason}: {rollback.message}"
     parts = [f"{rollback.revision} -> {rollback.to} at {decided}: {why}"]
@@ -207,7 +208,7 @@ def describe_rollback(rollback: RollbackStatus) -> str:
     times = [
         ("detected", rollback.detected_at),
         ("decided", rollback.decided_at if known else None),
-        ("confirmed by every gateway", rollback.programmed_at),
+        (f"confirmed by {describe_confirmation(route)}", rollback.programmed_at),
         ("last canary request began", rollback.last_canary_request_at),
     ]
     measured = [
@@ -236,7 +237,7 @@ def _past(picture: Picture) -> Group | None:
     rows: list[RenderableType] = []
     rollback = picture.status.last_rollback
     if rollback is not None:
-        first, *more = describe_rollback(rollback).splitlines()
+        first, *more = describe_rollback(rollback, picture.route).splitlines()
         rows.append(Text(f"  Last rollback: {first}"))
         rows.extend(Text(f"    {line}") for line in more)
     if picture.events:

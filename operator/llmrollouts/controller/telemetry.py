@@ -176,7 +176,7 @@ class Telemetry:
         self._bugs = self._counter("bugs", "Rounds that ended in an unexpected error.")
         self._rollback_seconds = Histogram(
             f"{_PREFIX}_rollback_seconds",
-            "From the request (or the decision) to share 0 in every gateway.",
+            "From the request (or the decision) to share 0 everywhere.",
             registry=self.registry,
             buckets=_ROLLBACK_BOUNDS,
         )

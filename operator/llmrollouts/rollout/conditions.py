@@ -16,7 +16,12 @@ from llmrollouts.rollout.checks import REASONS, Objection, plural
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts
 from llmrollouts.rollout.intent import DeploymentTraffic
-from llmrollouts.rollout.provider import find_route, no_guarantees, rule_of
+from llmrollouts.rollout.provider import (
+    describe_telling,
+    find_route,
+    no_guarantees,
+    rule_of,
+)
 from llmrollouts.rollout.revisions import Wanted, lost_revisions, texts_differ
 from llmrollouts.rollout.start import why_not_started
 from llmrollouts.rollout.step_checks import describe_progress, waiting
@@ -94,9 +99,13 @@ def _ready(draft: Draft, facts: Facts) -> Finding:
     if problem is not None:
         return (kind, "False", problem.reason, f"{problem.message}; {count}")
     if facts.traffic.gateways == 0:
+        if (rule := rule_of(facts)) is not None:
+            told = f"no gateway has accepted HTTPRoute {rule.route}; {count}"
+            return (kind, "False", Reason.ROUTE_NOT_ACCEPTED, told)
         return (kind, "False", Reason.GATEWAY_UNAVAILABLE, f"no gateway is connected; {count}")
     if not facts.reaches_users(stable):
-        return (kind, "False", Reason.WAITING_FOR_GATEWAYS, f"the gateways are being told; {count}")
+        told = f"{describe_telling(facts)}; {count}"
+        return (kind, "False", Reason.WAITING_FOR_GATEWAYS, told)
     return (kind, "True", Reason.SERVING, count)
 
 

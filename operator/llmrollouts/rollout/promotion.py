@@ -5,6 +5,8 @@ Shifting   its share is 100 %, until every gateway acknowledged it
 Switching  the route's default becomes the new revision, until every gateway acknowledged it
 Clearing   the share key goes, until every gateway acknowledged it; then roles swap
 
+With an HTTPRoute the weights and the Services take these places, and "acknowledged" is: read back.
+
 Both sides are of full size throughout, so wherever the proxies' dead-man's switch strikes, users
 land on a side that carries them. No pod is touched. Any lapse on the way goes back to Growing with
 share 0. Called by plan() when all steps have passed; also watches the new stable revision while
@@ -26,6 +28,7 @@ from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts
 from llmrollouts.rollout.failure import send_back_failed
 from llmrollouts.rollout.grants import grant
+from llmrollouts.rollout.provider import rule_of
 from llmrollouts.rollout.rollback import NO_ROLLOUT, retiring_with, send_back
 from llmrollouts.rollout.step_checks import GROWTH_CHECKS
 
@@ -145,6 +148,10 @@ def _enter(
         "Switching": f"Every gateway sends all users to {canary}: it becomes the default route",
         "Clearing": f"Every gateway has {canary} as its default: the share key goes",
     }
+    if (rule := rule_of(facts)) is not None:
+        route, service = f"HTTPRoute {rule.route}", f"{facts.deployment.name}-stable"
+        told["Switching"] = f"{route} sends all users to {canary}: Service {service} selects it too"
+        told["Clearing"] = f"Service {service} selects {canary}: the weight of {route} goes back"
     return draft.put(
         promotion=PromotionStatus(stage=stage, started_at=facts.now),
         share=share,

@@ -44,6 +44,22 @@ def why_unread(facts: Facts) -> str | None:
     return f"HTTPRoute {rule.route} has {when}"
 
 
+def who_confirms(facts: Facts) -> str:
+    """Whose word it is that users are where they should be."""
+    rule = rule_of(facts)
+    return "every gateway" if rule is None else f"HTTPRoute {rule.route}, read back,"
+
+
+def describe_telling(facts: Facts) -> str:
+    """What happens between a decision and its confirmation."""
+    rule = rule_of(facts)
+    return (
+        "the gateways are being told"
+        if rule is None
+        else f"HTTPRoute {rule.route} does not carry it yet: condition RouteProgrammed says why"
+    )
+
+
 def no_guarantees(rule: RouteRule) -> RouteFinding:
     """Said from the first round on, whatever happens."""
     return (

@@ -18,7 +18,7 @@ from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.effects import Effect, RejectRevision
 from llmrollouts.rollout.facts import Facts
 from llmrollouts.rollout.observation import Rejection
-from llmrollouts.rollout.provider import rule_of
+from llmrollouts.rollout.provider import who_confirms
 
 # Load reports come each second; three quiet ones in a row are no accident.
 QUIET_SECONDS: Final = 3.0
@@ -113,7 +113,7 @@ def replace_canary(draft: Draft, facts: Facts, target: str) -> Draft:
         "Normal",
         Reason.SUPERSEDED,
         f"{target} takes the place of {canary}: the share of {canary} is 0, its workers go when "
-        f"every gateway has confirmed it, then {target} starts at the first step",
+        f"{who_confirms(facts)} has confirmed it, then {target} starts at the first step",
         revision=canary,
         at=facts.now,
     )
@@ -167,7 +167,7 @@ def rejections(
 
 
 def record_times(draft: Draft, facts: Facts) -> Draft:
-    """Fill in when the last gateway had confirmed the last rollback, and its last request."""
+    """Fill in when the last rollback was confirmed everywhere, and its last request."""
     last = draft.status.last_rollback
     if last is None or last.last_canary_request_at is not None:
         return draft
@@ -178,13 +178,12 @@ def record_times(draft: Draft, facts: Facts) -> Draft:
         if leaving.released_at is None:
             return draft
         took = (facts.now - last.decided_at).total_seconds()
-        rule = rule_of(facts)
-        who = "Every gateway" if rule is None else f"HTTPRoute {rule.route}, read back,"
+        who = who_confirms(facts)
         return draft.put(last_rollback=last.model_copy(update={"programmed_at": facts.now})).tell(
             "Normal",
             Reason.ROLLED_BACK,
-            f"{who} confirmed {took:.1f}s after the decision that no user request goes to "
-            f"{last.revision}",
+            f"{who[0].upper()}{who[1:]} confirmed {took:.1f}s after the decision that no user "
+            f"request goes to {last.revision}",
             revision=last.revision,
             at=facts.now,
         )

@@ -11,6 +11,7 @@ from llmrollouts.rollout.bootstrap import why_not_serving
 from llmrollouts.rollout.checks import plural
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts, read_share
+from llmrollouts.rollout.provider import describe_telling
 from llmrollouts.rollout.revisions import Wanted
 from llmrollouts.rollout.start import why_not_started
 from llmrollouts.rollout.step_checks import describe_progress, waiting
@@ -53,7 +54,7 @@ def summarize(draft: Draft, wanted: Wanted, facts: Facts) -> tuple[Phase, str]:
         told = f"{status.stable_revision} serves, {count}"
         return ("Starting", f"{told}: {why}" if why else told)
     if not facts.reaches_users(status.stable_revision):
-        return ("Starting", f"{status.stable_revision}: {count}; the gateways are being told")
+        return ("Starting", f"{status.stable_revision}: {count}; {describe_telling(facts)}")
     told = f"{status.stable_revision} answers all users, {count}"
     return ("Serving", told + _warm(status))
 
