@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -49,7 +50,13 @@ class Rendered:
 def render() -> Callable[..., Rendered]:
     """``render(**values)``: what an installation with these values applies."""
 
+    texts: dict[str, str] = {}
+
     def rendered(**values: object) -> Rendered:
-        return Rendered(render_chart(values, NAMESPACE))
+        # Helm gives the same for the same values: rendered once, and every test gets its own copy.
+        asked = json.dumps(values, sort_keys=True)
+        if asked not in texts:
+            texts[asked] = json.dumps(render_chart(values, NAMESPACE))
+        return Rendered(json.loads(texts[asked]))
 
     return rendered

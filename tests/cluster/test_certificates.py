@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,20 @@ from e2e.cluster.steps import run
 ONE = Certificate("apiserver", "/CN=one", (f"IP:{at.NODE_ADDRESS}", "DNS:kubernetes"))
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The keys take a second to make: made once, and each test gets a copy of its own."""
+    folder = tmp_path_factory.mktemp("pki")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certificates, "CERTIFICATES", (ONE,))
+        assert ensure_certificates(folder) is True
+    return folder
+
+
 @pytest.fixture
-def pki(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def pki(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(certificates, "CERTIFICATES", (ONE,))
-    assert ensure_certificates(tmp_path) is True
-    return tmp_path
+    return shutil.copytree(made, tmp_path / "pki")  # with its modes
 
 
 def test_a_certificate_is_signed_for_its_names(pki: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
-HOLDERS = (dict, list)
+HOLDERS: Final = (dict, list)
+# Who set which field: most of an object's dicts, made anew for each write and never changed after.
+SHARED: Final = "fieldsV1"
 
 
 def copied(value: T) -> T:
@@ -14,7 +16,8 @@ def copied(value: T) -> T:
     made: Any = value
     if isinstance(value, dict):
         made = {
-            key: copied(item) if isinstance(item, HOLDERS) else item for key, item in value.items()
+            key: copied(item) if isinstance(item, HOLDERS) and key != SHARED else item
+            for key, item in value.items()
         }
     elif isinstance(value, list):
         made = [copied(item) if isinstance(item, HOLDERS) else item for item in value]

@@ -7,9 +7,10 @@ all others are replaced as a whole.
 
 from __future__ import annotations
 
-import copy
 import json
 from typing import Any, Final, TypeAlias
+
+from tests.fakes.copies import copied
 
 Fields: TypeAlias = dict[str, "Fields"]
 
@@ -65,10 +66,9 @@ def changed_fields(old: Any, new: Any, parents: tuple[str, str] = ("", "")) -> F
 def merge(old: Any, new: Any, parents: tuple[str, str] = ("", "")) -> Any:
     """``old`` with what ``new`` sets: maps and keyed lists are merged, the rest is replaced."""
     if isinstance(old, dict) and isinstance(new, dict):
-        merged = copy.deepcopy(old)
+        merged = copied({key: value for key, value in old.items() if key not in new})
         for key, value in new.items():
-            place = (parents[1], key)
-            merged[key] = merge(old.get(key), value, place) if key in old else copy.deepcopy(value)
+            merged[key] = merge(old.get(key), value, (parents[1], key))
         return merged
     keys = _keys(parents)
     if keys and isinstance(old, list) and isinstance(new, list):
@@ -78,8 +78,8 @@ def merge(old: Any, new: Any, parents: tuple[str, str] = ("", "")) -> Any:
         merged_list = [
             merge(known.get(key, {}), item, (parents[1], "*")) for key, item in given.items()
         ]
-        return merged_list + [copy.deepcopy(i) for k, i in known.items() if k not in given]
-    return copy.deepcopy(new)
+        return merged_list + [copied(i) for k, i in known.items() if k not in given]
+    return copied(new)
 
 
 def without(fields: Fields, gone: Fields) -> Fields:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
+
+from tests.fakes.copies import copied
 
 
 class DoesNotFit(Exception):
@@ -13,7 +14,7 @@ class DoesNotFit(Exception):
 
 def patch_object(document: Any, operations: Sequence[dict[str, Any]]) -> Any:
     """A patched copy; all operations or none."""
-    document = copy.deepcopy(document)
+    document = copied(document)
     for operation in operations:
         _apply(document, operation)
     return document

@@ -56,7 +56,7 @@ class FakeKube:
         self, kind: Kind, namespace: str | None, labels: Mapping[str, str] | None = None
     ) -> Sequence[Manifest]:
         found = await self._serve(
-            "list", kind, namespace, "", lambda: self.objects(kind, namespace, labels)
+            "list", kind, namespace, "", lambda: self._store.objects(kind, namespace, labels)
         )
         return list(found)
 
