@@ -11,6 +11,7 @@ from typing import Any
 from llmrollouts.api.spec import LLMDeploymentSpec
 from llmrollouts.api.status import AttemptStatus, LLMDeploymentStatus, StepStatus
 from llmrollouts.controller.keys import Key
+from llmrollouts.controller.prometheus_asking import Asked
 from llmrollouts.controller.prometheus_gates import PrometheusGates
 from llmrollouts.kube.port import SECRET
 from llmrollouts.metrics.prometheus import Question
@@ -105,6 +106,7 @@ class Bench:
         self.prometheus = FakePrometheus()
         self.leads = True
         self.allowed = AllowedAddresses([ADDRESS])
+        self.asked: list[Asked] = []
         self.gates = self.make()
 
     def make(self) -> PrometheusGates:
@@ -114,6 +116,7 @@ class Bench:
             self.allowed,
             leads=lambda: self.leads,
             now=lambda: START + timedelta(seconds=asyncio.get_running_loop().time()),
+            told=self.asked.append,
         )
 
     def judge(self, *gates: dict[str, Any], status: LLMDeploymentStatus | None = None) -> Gate:

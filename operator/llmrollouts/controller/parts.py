@@ -118,7 +118,11 @@ async def assemble(given: Configuration, telemetry: Telemetry, hooks: Hooks) -> 
         on_placebo=telemetry.note_placebo,
     )
     custom_gates = PrometheusGates(
-        client, PrometheusClient(), given.allowed_prometheus, leads=elector.is_leader
+        client,
+        PrometheusClient(),
+        given.allowed_prometheus,
+        leads=elector.is_leader,
+        told=telemetry.count_asked,
     )
     gates = AllGates(gate_engine, custom_gates)
     observer = Observer(client, traffic, gates, versions, ages.note_read)

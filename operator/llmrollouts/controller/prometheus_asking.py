@@ -38,6 +38,7 @@ LOG: Final = logging.getLogger(__name__)
 _OLD: Final = 3  # intervals
 _SHORTEST_INTERVAL: Final = 10.0
 _LONGEST_TIMEOUT: Final = 60.0
+_ANSWERED: Final = "Answered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +65,22 @@ class _Plan:
     queries: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One evaluation, for the operator's metrics. result: ``Answered``, or the reason why there is
+    no number; seconds: from its turn to its end, Secrets and both revisions included; value: what
+    was judged, the answer or its ratio to stable's."""
+
+    key: Key
+    gate: str
+    result: str
+    seconds: float
+    value: float | None = None
+
+
 class Asking:
-    """One gate in one stage: asks every interval, and knows where it stands."""
+    """One gate in one stage: asks every interval, and knows where it stands. ``told`` hears of
+    each evaluation."""
 
     def __init__(
         self,
@@ -75,6 +90,7 @@ class Asking:
         port: PrometheusPort,
         turn: asyncio.Semaphore,
         now: Callable[[], datetime],
+        told: Callable[[Asked], None] | None = None,
     ) -> None:
         self.gate = gate
         self._key = key
@@ -82,6 +98,7 @@ class Asking:
         self._port = port
         self._turn = turn
         self._now = now
+        self._told = told
         self._interval = max(_SHORTEST_INTERVAL, parse_duration(gate.interval))
         self._seconds = min(self._interval, _LONGEST_TIMEOUT, parse_duration(gate.timeout))
         self._patience = Patience(gate.failures_for_failed, gate.max_errors)
@@ -125,16 +142,27 @@ class Asking:
             await asyncio.sleep(max(0.0, began + self._interval - self._loop.time()))
 
     async def _evaluate(self, plan: _Plan) -> None:
+        began = self._loop.time()
         try:
             canary, stable = await self._ask(plan)
         except Unanswered as error:
-            self._take(take_error(self._standing, self._patience, error))
+            self._fail(error, began)
         except Exception as error:  # noqa: BLE001 - a bug costs this gate its answer, nothing else
-            self._take(take_error(self._standing, self._patience, self._meet_bug(error)))
+            self._fail(self._meet_bug(error), began)
         else:
+            self._tell(_ANSWERED, began, canary if stable is None else canary / stable)
             now = self._now().timestamp()
             bound, patience = plan.bound, self._patience
             self._take(take_answer(self._standing, bound, patience, canary, stable, now))
+
+    def _fail(self, error: Unanswered, began: float) -> None:
+        self._tell(str(error.reason), began)
+        self._take(take_error(self._standing, self._patience, error))
+
+    def _tell(self, result: str, began: float, value: float | None = None) -> None:
+        if self._told is not None:
+            seconds = self._loop.time() - began
+            self._told(Asked(self._key, self.gate.name, result, seconds, value))
 
     async def _ask(self, plan: _Plan) -> tuple[float, float | None]:
         """The canary's answer, and stable's where they are compared."""

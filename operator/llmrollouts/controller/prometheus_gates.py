@@ -23,7 +23,7 @@ from typing import Final
 
 from llmrollouts.api.prometheus_gate import PrometheusGate
 from llmrollouts.controller.keys import Key
-from llmrollouts.controller.prometheus_asking import Asking, Stage
+from llmrollouts.controller.prometheus_asking import Asked, Asking, Stage
 from llmrollouts.kube.port import Reader
 from llmrollouts.metrics.prometheus import PrometheusPort
 from llmrollouts.metrics.prometheus_address import AllowedAddresses
@@ -40,7 +40,8 @@ _STANDING_STILL: Final = Standing(
 
 
 class PrometheusGates:
-    """``leads``: whether this process decides. ``now``: for the times of a rollback."""
+    """``leads``: whether this process decides. ``now``: for the times of a rollback. ``told`` hears
+    of each evaluation, for the operator's metrics."""
 
     def __init__(
         self,
@@ -49,12 +50,14 @@ class PrometheusGates:
         allowed: AllowedAddresses,
         leads: Callable[[], bool] = lambda: True,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        told: Callable[[Asked], None] | None = None,
     ) -> None:
         self._reader = reader
         self._port = port
         self._allowed = allowed
         self._leads = leads
         self._now = now
+        self._told = told
         self._running: dict[Key, _Series] = {}
 
     def judge(self, observation: Observation) -> tuple[Gate, ...]:
@@ -128,7 +131,7 @@ class PrometheusGates:
                 name=deployment.name,
             )
 
-        asking = Asking(key, gate, self._reader, self._port, turn, self._now)
+        asking = Asking(key, gate, self._reader, self._port, turn, self._now, self._told)
         asking.start(self._allowed, stage, fill)
         return asking
 

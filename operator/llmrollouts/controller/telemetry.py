@@ -3,7 +3,7 @@
 Process-wide series are ordinary counters, gauges and histograms. The series of one LLMDeployment
 are made at scrape time from the last round's facts, so that they vanish with the object at once
 (R12) and a thousand idle deployments cost a few kilobytes. It decides nothing. Fed by reconcile,
-act, the API client and the watch layer; read by controller/health.
+act, the gates, the API client and the watch layer; read by controller/health.
 """
 
 from __future__ import annotations
@@ -27,11 +27,14 @@ from prometheus_client.registry import Collector
 from llmrollouts.api.share import Share
 from llmrollouts.api.status import LLMDeploymentStatus
 from llmrollouts.controller.keys import Key
+from llmrollouts.controller.prometheus_asking import Asked
 from llmrollouts.metrics.record import PlaceboResult
+from llmrollouts.rollout.gates import PROMETHEUS_PREFIX
 from llmrollouts.rollout.observation import Gate, Observation
 
 _PREFIX: Final = "llmrollouts"
 _ROUND_BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_ASK_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ROLLBACK_BOUNDS: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0)
 
 
@@ -59,6 +62,8 @@ class _Deployments(Collector):
     def __init__(self) -> None:
         self.facts: dict[Key, DeploymentFacts] = {}
         self.placebo: dict[Key, PlaceboResult] = {}
+        # By gate: the number that it was last judged by.
+        self.answers: dict[Key, dict[str, float]] = {}
 
     def collect(self) -> Iterator[Metric]:
         where = ["namespace", "name"]
@@ -94,6 +99,15 @@ class _Deployments(Collector):
         yield from (info, step, asked, measured, shadow, mirrored, ready, lapsed, lapses)
         yield from self._collect_gates()
         yield from self._collect_placebo()
+        answer = gauge(
+            "gate_answer",
+            "What a gate from Prometheus was last judged by: the answer, or its ratio to stable's.",
+            ("gate",),
+        )
+        for key, answers in self.answers.items():
+            for name, value in answers.items():
+                answer.add_metric([key.namespace, key.name, name], value)
+        yield answer
 
     def _collect_gates(self) -> Iterator[Metric]:
         """The evidence behind the verdicts (R23)."""
@@ -180,6 +194,15 @@ class Telemetry:
             registry=self.registry,
             buckets=_ROLLBACK_BOUNDS,
         )
+        self._asks = self._counter(
+            "prometheus_asks", "Questions of gates from Prometheus by their result.", "result"
+        )
+        self._ask_seconds = Histogram(
+            f"{_PREFIX}_prometheus_ask_seconds",
+            "Duration of a question of a gate from Prometheus, with Secrets and both revisions.",
+            registry=self.registry,
+            buckets=_ASK_BOUNDS,
+        )
         self.loop_lag = Gauge(
             f"{_PREFIX}_loop_lag_seconds",
             "How late the event loop last ran a timer.",
@@ -239,13 +262,30 @@ class Telemetry:
         )
         if not seen.gates:
             self._deployments.placebo.pop(key, None)
+        # A gate that is removed, and all of them after the rollout, take their series along.
+        said = {gate.name for gate in seen.gates}
+        answers = self._deployments.answers.pop(key, {})
+        if kept := {name: value for name, value in answers.items() if name in said}:
+            self._deployments.answers[key] = kept
 
     def note_placebo(self, key: Key, result: PlaceboResult) -> None:
         """How often the test fired on stable workers of ``key``."""
         self._deployments.placebo[key] = result
 
+    def count_asked(self, asked: Asked) -> None:
+        """One question of a gate from Prometheus. Without a number it has no answer any more."""
+        self._asks.labels(asked.result).inc()
+        self._ask_seconds.observe(asked.seconds)
+        answers = self._deployments.answers.setdefault(asked.key, {})
+        name = f"{PROMETHEUS_PREFIX}{asked.gate}"
+        if asked.value is None:
+            answers.pop(name, None)
+        else:
+            answers[name] = asked.value
+
     def forget(self, key: Key) -> None:
         self._deployments.facts.pop(key, None)
+        self._deployments.answers.pop(key, None)
         self._deployments.placebo.pop(key, None)
 
     def known(self) -> frozenset[Key]:
