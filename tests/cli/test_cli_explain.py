@@ -132,6 +132,12 @@ def test_before_any_comparison_it_says_so(cluster: EvidenceCluster, terminal: Te
     assert "nothing to draw" in terminal.err
 
 
+def test_with_the_comparison_off_it_says_so(cluster: EvidenceCluster, terminal: Terminal) -> None:
+    cluster.deployments[0]["spec"]["gates"] = {"latency": {"mode": "Off"}}
+    assert terminal.type("explain", "chat") == 0
+    assert "latencies are not compared: spec.gates.latency.mode is Off" in terminal.out
+
+
 def test_evidence_that_cannot_be_read_is_named_and_status_still_shown(
     cluster: EvidenceCluster, terminal: Terminal
 ) -> None:

@@ -90,12 +90,19 @@ def gather_explanation(cluster: Cluster, manifest: Manifest) -> Explanation:
         )
         record = EvidenceRecord.from_data(stored.get("data") or {})
     except Missing:
-        problem = "nothing was compared yet: evidence is stored from a rollout's first step on"
+        problem = _tell_why_nothing(manifest)
     except Forbidden as forbidden:
         problem = f"the evidence may not be read: {forbidden.message}"
     except ValueError as error:
         problem = f"the stored evidence cannot be read, the operator will write it anew: {error}"
     return Explanation(namespace, name, read_status(manifest).status, record, problem)
+
+
+def _tell_why_nothing(manifest: Manifest) -> str:
+    gates = manifest.get("spec", {}).get("gates", {})
+    if gates.get("latency", {}).get("mode") == "Off":
+        return "latencies are not compared: spec.gates.latency.mode is Off"
+    return "nothing was compared yet: evidence is stored from a rollout's first step on"
 
 
 def draw_explanation(found: Explanation) -> RenderableType:
