@@ -19,8 +19,7 @@ from the stored ``GateState``. The operator, ``replay`` and the simulations all 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 
 from llmrollouts.analysis.counts import Counts, LatencySecond, OutcomeSecond, make_cell
 from llmrollouts.analysis.evalue import Cell, log_e_rows
@@ -73,34 +72,25 @@ class Gate:
         tests = group_runs((*self._latency.values(), *self._outcomes.values()))
         self._rules = Rules(self.levels, tests)
 
+    def take(self, state: GateState, seconds: Iterable[LatencySecond | OutcomeSecond]) -> GateState:
+        """Take in what became known at one moment, in this order."""
+        if state.stage != self.stage.name:
+            raise ValueError(f"a state of {state.stage} is no state of {self.stage.name}")
+        tick = Tick(self._rules, state)
+        for second in seconds:
+            if isinstance(second, LatencySecond):
+                self._add_latency(tick, second)
+            else:
+                self._add_outcomes(tick, second)
+        return tick.close()
+
     def take_latency(self, state: GateState, second: LatencySecond) -> GateState:
         """Take in one arrival second of one latency stream."""
-        plan = self._latency.get(second.stream)
-        if plan is None:
-            raise ValueError(f"the stage {self.stage.name} does not read {second.stream}")
-        tick = self._open(state, plan.key, second.second, second.stream.lag)
-        if tick is None:
-            return replace(state, stale=state.stale + 1)
-        cells = _threshold_cells(plan, second)
-        histograms, name = state.histograms, plan.name
-        seen = histograms.get(name, NOTHING_DRAWN)
-        proof = self._tick_latency(tick, plan, cells, second, state.proof, seen)
-        if plan.draws:
-            histograms = {**histograms, name: seen.add(second.canary, second.control)}
-        if plan.notes:
-            tick.note(name)
-        return self._close(state, tick, plan.key, proof, histograms)
+        return self.take(state, (second,))
 
     def take_outcomes(self, state: GateState, second: OutcomeSecond) -> GateState:
         """Take in one arrival second of ends; lag 0: the gateway's own counts."""
-        plan = self._outcomes.get(second.lag)
-        if plan is None:
-            raise ValueError(f"the stage {self.stage.name} reads no ends at {second.lag:g} s")
-        tick = self._open(state, plan.key, second.second, second.lag)
-        if tick is None:
-            return replace(state, stale=state.stale + 1)
-        _tick_outcomes(tick, plan, second)
-        return self._close(state, tick, plan.key, state.proof, state.histograms)
+        return self.take(state, (second,))
 
     def judge(self, state: GateState) -> Judgement:
         """The verdict of the state as it is; needs no new second."""
@@ -112,45 +102,35 @@ class Gate:
         """What ``judge`` says, without its words: for whoever asks of every second."""
         return read_standing(self.stage, self.levels, self._rules.tests, state)
 
-    def _open(self, state: GateState, key: str, second: int, lag: float) -> Tick | None:
-        """None: this second was taken already, or a later one."""
-        if state.stage != self.stage.name:
-            raise ValueError(f"a state of {state.stage} is no state of {self.stage.name}")
-        last = state.taken.get(key)
-        if last is not None and second <= last:
-            return None
-        return Tick(self._rules, state, second, lag)
+    def _add_latency(self, tick: Tick, second: LatencySecond) -> None:
+        plan = self._latency.get(second.stream)
+        if plan is None:
+            raise ValueError(f"the stage {self.stage.name} does not read {second.stream}")
+        if not tick.begin(plan.key, second.second, second.stream.lag):
+            return
+        seen = tick.histograms.get(plan.name, NOTHING_DRAWN)
+        self._tick_latency(tick, plan, second, seen)
+        if plan.draws:
+            tick.histograms[plan.name] = seen.add(second.canary, second.control)
+        if plan.notes:
+            tick.note(plan.name)
 
-    def _close(
-        self,
-        state: GateState,
-        tick: Tick,
-        key: str,
-        proof: Proof,
-        histograms: Mapping[str, Histogram],
-    ) -> GateState:
-        return GateState(
-            state.stage,
-            tick.runs,
-            tick.totals,
-            proof,
-            {**state.taken, key: tick.second},
-            state.stale,
-            tick.decided,
-            histograms,
-            tick.history,
-        )
+    def _add_outcomes(self, tick: Tick, second: OutcomeSecond) -> None:
+        plan = self._outcomes.get(second.lag)
+        if plan is None:
+            raise ValueError(f"the stage {self.stage.name} reads no ends at {second.lag:g} s")
+        if tick.begin(plan.key, second.second, second.lag):
+            _tick_outcomes(tick, plan, second)
 
     def _tick_latency(
         self,
         tick: Tick,
         plan: LatencyPlan,
-        cells: Sequence[Cell],
         second: LatencySecond,
-        proof: Proof,
         seen: Histogram,
-    ) -> Proof:
+    ) -> None:
         """``seen``: both arms' requests by bucket, of the earlier seconds of the stage."""
+        proof, cells = tick.proof, _threshold_cells(plan, second)
         proofs = [place for place in plan.proofs if not proof.accepted(place.key)]
         if proofs:
             stable = seen.rank_control()
@@ -173,7 +153,7 @@ class Gate:
             tick.move_limit(limit, cell, next(rows), guarded=True)
         for place, cell in zip(proofs, proof_cells, strict=True):
             proof = proof.take(place.key, cell.canary_total, next(rows), self.stage.policy.beta)
-        return proof
+        tick.proof = proof
 
 
 def _tick_outcomes(tick: Tick, plan: OutcomePlan, second: OutcomeSecond) -> None:

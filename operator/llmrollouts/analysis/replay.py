@@ -147,8 +147,7 @@ def _run(
     limits = _list_limits(gate, state)
     before: object = None
     for now, reads in groupby(_order_reads(feeds, trace, begin), key=itemgetter(0)):
-        for _, number, second in reads:
-            state = feeds[number].give(gate, state, second)
+        state = gate.take(state, [feeds[number].read(second) for _, number, second in reads])
         # Nothing but these can change what the judgement is.
         marks = _outcome_marks(state, limits, now)
         if marks == before:
@@ -195,9 +194,9 @@ class _LatencyFeed:
         self._tally = Tally(trace, stream, exact, stage.measurement.reference_tokens)
         self._stream = stream
 
-    def give(self, gate: Gate, state: GateState, second: int) -> GateState:
+    def read(self, second: int) -> LatencySecond:
         canary, control = self._tally.canary(second), self._tally.control(second)
-        return gate.take_latency(state, LatencySecond(self._stream, second, canary, control))
+        return LatencySecond(self._stream, second, canary, control)
 
 
 class _OutcomeFeed:
@@ -207,9 +206,9 @@ class _OutcomeFeed:
         self.lag = lag
         self._tally = OutcomeTally(trace, lag)
 
-    def give(self, gate: Gate, state: GateState, second: int) -> GateState:
+    def read(self, second: int) -> OutcomeSecond:
         canary, control = self._tally.canary(second), self._tally.control(second)
-        return gate.take_outcomes(state, OutcomeSecond(self.lag, second, canary, control))
+        return OutcomeSecond(self.lag, second, canary, control)
 
 
 _Feed = _LatencyFeed | _OutcomeFeed

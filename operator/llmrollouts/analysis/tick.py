@@ -1,6 +1,6 @@
-"""One arrival second on its way into the gate's state: evidence moved, decisions taken.
+"""Arrival seconds on their way into the gate's state: evidence moved, decisions taken.
 
-The only mutable thing of the gate, alive for one call of ``Gate.take_…``. It decides when a metric
+The only mutable thing of the gate, alive for one call of ``Gate.take``. It decides when a metric
 rolls back; ``gate`` says which tests see which counts.
 """
 
@@ -14,8 +14,10 @@ from typing import Final
 from llmrollouts.analysis.counts import Metric
 from llmrollouts.analysis.evalue import Cell
 from llmrollouts.analysis.gateplan import Limit, MetricRuns, Process, band_name
+from llmrollouts.analysis.histogram import Histogram
 from llmrollouts.analysis.ksband import ks_excess, ks_gap
 from llmrollouts.analysis.ledger import GateState, History, Run
+from llmrollouts.analysis.proof import Proof
 
 # Not needed for validity: nobody would believe a rollback for latency on fewer requests.
 MIN_CANARY_REQUESTS: Final = 20
@@ -33,16 +35,44 @@ class Rules:
 
 
 class Tick:
-    """The parts of a state that one second of one stream changes."""
+    """A state that is being changed. ``begin`` each second, ``close`` once."""
 
-    def __init__(self, rules: Rules, state: GateState, second: int, lag: float) -> None:
+    def __init__(self, rules: Rules, state: GateState) -> None:
         self.rules = rules
-        self.second = second
-        self.closed = second + 1 + math.ceil(lag)  # at whose end this second was complete
+        self.second = 0
+        self.closed = 0  # at whose end the second was complete
         self.runs: dict[str, Run] = dict(state.runs)
         self.totals: dict[str, tuple[Cell, ...]] = dict(state.totals)
+        self.proof: Proof = state.proof
         self.decided: dict[str, int] = dict(state.decided)
+        self.histograms: dict[str, Histogram] = dict(state.histograms)
         self.history: dict[str, History] = dict(state.history)
+        self._stage = state.stage
+        self._taken: dict[str, int] = dict(state.taken)
+        self._stale = state.stale
+
+    def begin(self, key: str, second: int, lag: float) -> bool:
+        """The next second of stream ``key``; False: it was taken already, or a later one."""
+        last = self._taken.get(key)
+        if last is not None and second <= last:
+            self._stale += 1
+            return False
+        self._taken[key] = self.second = second
+        self.closed = second + 1 + math.ceil(lag)
+        return True
+
+    def close(self) -> GateState:
+        return GateState(
+            self._stage,
+            self.runs,
+            self.totals,
+            self.proof,
+            self._taken,
+            self._stale,
+            self.decided,
+            self.histograms,
+            self.history,
+        )
 
     def count(self, metric: str, places: Sequence[int], cells: Sequence[Cell]) -> None:
         """Add to the totals of some thresholds of a metric: ``cells[i]`` to ``places[i]``."""
