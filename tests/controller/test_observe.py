@@ -232,6 +232,30 @@ def test_one_death_has_one_id_before_and_after_the_restart() -> None:
 
 
 @pytest.mark.parametrize(
+    ("ready", "changed", "started", "lost"),
+    [
+        ("True", "2026-01-05T12:00:09Z", "2026-01-05T12:00:02Z", False),
+        ("False", "2026-01-05T12:00:09Z", "2026-01-05T12:00:02Z", True),
+        # Never ready: the condition is as old as the pod.
+        ("False", "2026-01-05T12:00:00Z", "2026-01-05T12:00:02Z", False),
+        # Restarted since: what was ready is gone.
+        ("False", "2026-01-05T12:00:09Z", "2026-01-05T12:00:10Z", False),
+        ("False", "2026-01-05T12:00:09Z", None, False),
+        ("False", None, "2026-01-05T12:00:02Z", False),
+    ],
+)
+def test_a_worker_that_was_ready_in_this_life_is_told_from_one_that_never_was(
+    ready: str, changed: str | None, started: str | None, lost: bool
+) -> None:
+    condition = {"type": "Ready", "status": ready, "lastTransitionTime": changed}
+    state: Manifest = {"running": {"startedAt": started}} if started else {"waiting": {}}
+    manifest = make_pod(conditions=[condition], containerStatuses=engine(0, state))
+    assert read_pod(manifest).lost_ready is lost
+    manifest["status"]["reason"] = "NodeLost"
+    assert not read_pod(manifest).lost_ready
+
+
+@pytest.mark.parametrize(
     ("code", "reason", "deaths"),
     [(137, "OOMKilled", 1), (0, "OOMKilled", 1), (2, "Error", 1), (0, "Completed", 0)],
 )

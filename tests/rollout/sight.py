@@ -48,6 +48,7 @@ def _see(world: World, pod: Pod) -> WorkerPod:
         ready=_is_ready(world, pod),
         terminating=pod.leaves_at is not None,
         excused=pod.excused,
+        lost_ready=pod.unready and pod.leaves_at is None,
         deaths=tuple(pod.deaths),
     )
 
@@ -55,6 +56,7 @@ def _see(world: World, pod: Pod) -> WorkerPod:
 def _is_ready(world: World, pod: Pod) -> bool:
     return (
         not pod.broken
+        and not pod.unready
         and pod.leaves_at is None
         and pod.ready_at is not None
         and pod.ready_at <= world.now

@@ -255,6 +255,30 @@ def test_losing_every_new_worker_to_a_lost_node_rejects_nothing() -> None:
     assert world.records[world.name("B")].rejected is None
 
 
+def test_users_keep_stable_workers_that_a_starved_machine_calls_not_ready() -> None:
+    world = in_step(2)
+    stable, canary = world.name("A"), world.name("B")
+
+    def told(revision: str) -> list[str]:
+        assert world.programmed is not None
+        found = next(r for r in world.programmed.revisions if r.revision == revision)
+        return [endpoint.pod for endpoint in found.endpoints]
+
+    workers = told(stable)
+    for pod in world.pods:
+        pod.unready = True
+    world.run(seconds=4)
+    assert told(stable) == workers
+    assert told(canary) == []  # stable answers for it
+    ready = next(c for c in world.status.conditions if c.type == "Ready")
+    assert (ready.status, ready.reason) == ("False", "WorkersUnavailable")
+
+    for pod in world.pods[1:]:
+        pod.unready = False
+    world.run(seconds=4)
+    assert told(stable) == workers[1:]
+
+
 NAMES = st.sampled_from(["<A>", "<B>", "<C>", "ghost", ""])
 TIMES = st.one_of(
     st.sampled_from([datetime(2000, 1, 1, tzinfo=UTC), datetime(2099, 1, 1, tzinfo=UTC)]),

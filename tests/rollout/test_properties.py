@@ -188,26 +188,26 @@ class Rollouts(RuleBasedStateMachine):
     )
     def the_latency_gate_speaks(self, verdict: Verdict, proof: Proof, rounds: int) -> None:
         """Only Passed and Proven pass a step by themselves; only Failed rolls back by itself."""
-        before = self.world.status
+        before, quiet = self.world.status, self.quiet
         self.world.latency.say(verdict, "Reason", "numbers", proof)
         self.play(rounds)
-        self.check_evidence(before, verdict, proof)
+        self.check_evidence(before, quiet, verdict, proof)
         self.world.latency = LatencyGate()
 
     @rule(rounds=st.integers(1, 16))
     def the_latency_gate_is_silent(self, rounds: int) -> None:
-        before = self.world.status
+        before, quiet = self.world.status, self.quiet
         self.world.latency.silent = True
         self.play(rounds)
-        self.check_evidence(before, "Inconclusive", "Collecting")
+        self.check_evidence(before, quiet, "Inconclusive", "Collecting")
         self.world.latency = LatencyGate()
 
     @rule(verdict=st.sampled_from([*get_args(Verdict), "Inconclusive", "Error"]))
     def a_gate_of_the_users_speaks(self, verdict: Verdict) -> None:
-        before = self.world.status
+        before, quiet = self.world.status, self.quiet
         self.world.gates = (Gate("prometheus/cost", verdict, "Reason", "numbers"),)
         self.play(3)
-        self.check_evidence(before, verdict, "Proven")
+        self.check_evidence(before, quiet, verdict, "Proven")
         self.world.gates = ()
 
     @rule(mode=st.sampled_from(["Enforce", "Enforce", "Observe", "Off"]))
@@ -216,9 +216,15 @@ class Rollouts(RuleBasedStateMachine):
         self.edit()
         self.play(2)
 
-    def check_evidence(self, before: LLMDeploymentStatus, verdict: Verdict, proof: Proof) -> None:
+    @property
+    def quiet(self) -> bool:
+        return self.world.command is None and not self.jumps
+
+    def check_evidence(
+        self, before: LLMDeploymentStatus, quiet: bool, verdict: Verdict, proof: Proof
+    ) -> None:
+        """quiet: nobody's command or edit was on its way when the gate began to speak."""
         after = self.world.status
-        quiet = self.world.command is None and not self.jumps
         if self.mode != "Enforce" or before.canary_revision is None or before.step is None:
             return
         same = before.canary_revision == after.canary_revision
@@ -227,7 +233,7 @@ class Rollouts(RuleBasedStateMachine):
             # only when the roles have swapped.
             assert after.attempt is not None
             assert after.attempt.number > before.attempt.number, "a failed canary stayed"
-        if same and quiet and after.step is not None and before.promotion is None:
+        if same and quiet and self.quiet and after.step is not None and before.promotion is None:
             passes = verdict == "Passed"
             assert passes or after.step.index <= before.step.index
             assert passes or after.promotion is None

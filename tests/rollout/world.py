@@ -57,6 +57,7 @@ class Pod:
     excused: bool = False
     deaths: list[ContainerDeath] = field(default_factory=list)
     broken: bool = False
+    unready: bool = False  # it runs and answered, and its probes fail now
 
 
 class World:

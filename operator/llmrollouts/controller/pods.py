@@ -50,10 +50,24 @@ def read_pod(manifest: Manifest) -> WorkerPod:
         ready=(conditions.get("Ready") or {}).get("status") == "True",
         terminating="deletionTimestamp" in metadata,
         excused=excused,
+        lost_ready=not excused and _lost_ready(status, conditions.get("Ready") or {}),
         deaths=() if excused else _read_deaths(metadata["uid"], status, deletion),
         waiting_reason=reason,
         waiting_message=message,
     )
+
+
+def _lost_ready(status: Manifest, ready: Manifest) -> bool:
+    # A pod that was never ready has been so since before its containers started.
+    changed = read_time(ready.get("lastTransitionTime"))
+    if ready.get("status") != "False" or changed is None:
+        return False
+    containers = status.get("containerStatuses") or []
+    started = [
+        read_time(((c.get("state") or {}).get("running") or {}).get("startedAt"))
+        for c in containers
+    ]
+    return bool(started) and all(at is not None and changed > at for at in started)
 
 
 def _read_deaths(

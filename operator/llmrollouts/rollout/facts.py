@@ -6,6 +6,7 @@ Decides nothing and knows no history. Made once in each round by plan(); every s
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -128,16 +129,11 @@ class Facts:
 
     def endpoints(self, revision: str | None) -> tuple[Endpoint, ...]:
         """The workers of a revision that can answer, in a stable order."""
-        return tuple(
-            sorted(
-                (
-                    Endpoint(pod.address, ENGINE_PORT, pod.name)
-                    for pod in self.pods(revision)
-                    if pod.ready and pod.address
-                ),
-                key=lambda endpoint: (endpoint.pod, endpoint.address),
-            )
-        )
+        return _list_endpoints(pod for pod in self.pods(revision) if pod.ready)
+
+    def last_resort(self, revision: str | None) -> tuple[Endpoint, ...]:
+        """Workers that run and are not ready any more, in a stable order."""
+        return _list_endpoints(pod for pod in self.pods(revision) if pod.lost_ready)
 
     def ready(self, revision: str | None) -> int:
         return len(self.endpoints(revision))
@@ -208,3 +204,8 @@ def _parse_step(given: SpecStep) -> Step | None:
             _deadline(shadow),
         )
     return None
+
+
+def _list_endpoints(pods: Iterable[WorkerPod]) -> tuple[Endpoint, ...]:
+    known = (Endpoint(pod.address, ENGINE_PORT, pod.name) for pod in pods if pod.address)
+    return tuple(sorted(known, key=lambda endpoint: (endpoint.pod, endpoint.address)))

@@ -87,7 +87,12 @@ class ContainerDeath:
 
 @dataclass(frozen=True, slots=True)
 class WorkerPod:
-    """One pod of a revision. ``excused``: evicted, preempted or its node lost: never a fault."""
+    """One pod of a revision.
+
+    excused: evicted, preempted or its node lost: never a fault.
+    lost_ready: its containers run and were ready since they started, and the pod is not ready now:
+        a probe got no answer in time, which a starved machine does to all workers at once.
+    """
 
     name: str
     uid: str
@@ -96,6 +101,7 @@ class WorkerPod:
     ready: bool
     terminating: bool
     excused: bool = False
+    lost_ready: bool = False
     deaths: tuple[ContainerDeath, ...] = ()
     # Why it does not start, as the kubelet or scheduler says (ImagePullBackOff, Unschedulable …).
     waiting_reason: str | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from llmrollouts.api.share import NONE
 from llmrollouts.api.status import LLMDeploymentStatus
 from llmrollouts.rollout.facts import Facts, read_share
-from llmrollouts.rollout.intent import DeploymentTraffic, RevisionTraffic
+from llmrollouts.rollout.intent import DeploymentTraffic, Endpoint, RevisionTraffic
 from llmrollouts.rollout.provider import rule_of
 
 
@@ -23,7 +23,7 @@ def route(status: LLMDeploymentStatus, facts: Facts) -> DeploymentTraffic:
     revisions: list[RevisionTraffic] = []
     warm = status.warm.revision if status.warm is not None else None
     if stable is not None:
-        revisions.append(RevisionTraffic(stable, facts.endpoints(stable), fallback=warm))
+        revisions.append(RevisionTraffic(stable, _answering(stable, warm, facts), fallback=warm))
     if canary is not None:
         revisions.append(
             RevisionTraffic(
@@ -60,3 +60,15 @@ def route(status: LLMDeploymentStatus, facts: Facts) -> DeploymentTraffic:
         tuple(revisions),
         rule_of(facts),
     )
+
+
+def _answering(stable: str, warm: str | None, facts: Facts) -> tuple[Endpoint, ...]:
+    """Stable's workers; where nobody at all is ready, those that were.
+
+    A starved machine fails every probe at once while the workers still answer: a gateway with an
+    empty list would refuse every user. The canary needs no such list, stable answers for it.
+    """
+    ready = facts.endpoints(stable)
+    if ready or facts.ready(warm):
+        return ready
+    return facts.last_resort(stable)
