@@ -58,6 +58,13 @@ def test_each_form_of_address_reaches_the_launcher(uri: str, kind: str, location
     assert (model.kind, model.location) == (kind, location)
 
 
+def test_the_tap_runs_unless_the_revision_turns_it_off() -> None:
+    assert parse(SMALL).tap
+    untapped = parse({**SMALL, "engine": {"tap": False}})
+    assert not untapped.tap
+    assert "--middleware" not in make_serve_arguments(untapped, tapped=untapped.tap)
+
+
 def test_checksums_reach_the_launcher() -> None:
     (checksum,) = parse(FULL).model.checksums
     assert (checksum.path, checksum.sha256) == ("model-00001.safetensors", "c" * 64)

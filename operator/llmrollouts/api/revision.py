@@ -205,6 +205,10 @@ class Engine(ApiModel):
     pickles, open ports or blind the measurement are refused."""
     env: Annotated[list[EnvVar], Field(max_length=64), NAMED_LIST] | None = None
     """Environment variables of the engine. Secrets do not belong here."""
+    tap: bool | None = None
+    """Whether the engine runs the tap by which the canary gate measures it. Default: true. False is
+    for images whose vLLM does not take `--middleware`: their rollouts are judged by the histograms
+    of the engine itself, which see less and prove nothing (docs/concepts-gate.md)."""
     shutdown_timeout: ShutdownTimeoutText | None = None
     """How long running answers may finish once a worker was told to stop. Default: the
     operator's (2m)."""

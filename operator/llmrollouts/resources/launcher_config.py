@@ -56,6 +56,8 @@ def make_launcher_config(
         "shutdownTimeoutSeconds": shutdown_seconds(revision.engine, settings),
         "killMarginSeconds": KILL_MARGIN_SECONDS,
     }
+    if revision.engine is not None and revision.engine.tap is not None:
+        config["tap"] = revision.engine.tap
     if has_template:
         config["chatTemplateFile"] = f"{CONFIG_FOLDER}/{TEMPLATE_FILE}"
     return json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
