@@ -129,12 +129,13 @@ async def test_a_canary_whose_taps_fall_silent_is_an_error_never_a_pass() -> Non
     assert (await world.run(3)).verdict == "Passed"
 
 
-async def test_an_image_without_the_tap_is_said_and_proves_nothing() -> None:
+async def test_an_image_with_neither_tap_nor_metrics_is_said_and_proves_nothing() -> None:
     world = World()
     for tap in (*world.stable, *world.canary):
         tap.sampler.heard = False
     gate = await world.run(5)
     assert (gate.verdict, gate.reason, gate.proof) == ("Inconclusive", "NoTap", "Collecting")
+    assert "no page of metrics either" in gate.message
 
 
 async def test_a_canary_that_is_idler_is_not_passed_and_proves_nothing() -> None:

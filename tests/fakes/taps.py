@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from llmrollouts.metrics.engine_metrics import NoEngineMetrics
 from llmrollouts.metrics.page import PageError, make_parameters, parse_page
 from llmrollouts.metrics.port import Query, Reading, Worker
 from worker_image.launcher.cohorts import Request
@@ -102,6 +103,8 @@ class FakeReader:
         tap = self.taps.get(worker.uid)
         if tap is None or tap.silent:
             raise PageError(f"{worker.name} did not answer within 0.8s")
+        if query.source == "engine":
+            raise NoEngineMetrics(f"{worker.name} has no tap, and no page of metrics either")
         tap.reads += 1
         body = tap.page(query)
         return Reading(parse_page(body, worker.name, query.measurement), self.clock())

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from llmrollouts.metrics.load import CrossCheck, Load, LoadMeter, Match
+from llmrollouts.metrics.load import CrossCheck, EndWatch, Load, LoadMeter, Match
 from llmrollouts.metrics.page import Page
 
 
@@ -111,3 +111,31 @@ def test_a_report_that_comes_late_is_no_disagreement() -> None:
             [("u", make_page(20 * second))], 20 * max(0, second - 2), 0, "life", float(second)
         )
         assert found is None
+
+
+def engine_page(ended: int, in_flight: int = 0, boot: str = "a") -> Page:
+    return Page(boot=boot, now=1.0, since=0.0, live=ended + in_flight, in_flight=in_flight)
+
+
+def test_requests_that_are_sent_and_never_end_are_noticed_by_the_gateways_counts() -> None:
+    watch = EndWatch()
+    for second in range(9):
+        assert watch.note([("c", engine_page(5, 3 * second))], 3 * second, "g", second) is None
+    found = watch.note([("c", engine_page(5, 40))], 40, "g", 10.0)
+    assert found is not None
+    assert (found.sent, found.seconds) == (40, 10.0)
+    assert "40 requests to the canary in the last 10s" in found.describe()
+    assert watch.note([("c", engine_page(6, 40))], 41, "g", 11.0) is None
+    # A probe that is not counted yet is no user's answer, a second time.
+    for second in range(12, 40):
+        page = engine_page(5 + second % 2, 50)
+        late = watch.note([("c", page)], 2 * second, "g", second)
+    assert late is not None
+
+
+def test_few_requests_or_a_new_life_say_nothing_of_hangs() -> None:
+    watch = EndWatch()
+    for second in range(60):
+        assert watch.note([("c", engine_page(5))], second // 4, "g", second) is None
+    assert watch.note([("c", engine_page(0, boot="b"))], 90, "g", 61.0) is None
+    assert watch.note([("c", engine_page(0, boot="b"))], 0, "another", 90.0) is None

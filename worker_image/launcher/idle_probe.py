@@ -118,11 +118,15 @@ class EngineClient:
             raise RequestFailed("the engine answered without a single token")
         return answer.status
 
-    async def progress(self, timeout: float) -> tuple[str, ...]:
+    async def metrics(self, timeout: float) -> str:
+        """The engine's own page of metrics."""
         answer = await request(self._host, self._port, "/metrics", timeout=timeout)
         if answer.status != 200:
             raise RequestFailed(f"/metrics answered {answer.status}")
-        return progress_signature(answer.body.decode("utf-8", "replace"))
+        return answer.body.decode("utf-8", "replace")
+
+    async def progress(self, timeout: float) -> tuple[str, ...]:
+        return progress_signature(await self.metrics(timeout))
 
 
 def count_tokens(completion: object) -> int:

@@ -71,7 +71,8 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGCHLD, self._reaper.collect)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._request_stop, number)
-        server = HttpServer(make_pages(self.state, self._sampler, self._drain_for_prestop))
+        pages = make_pages(self.state, self._sampler, self._client, self._drain_for_prestop)
+        server = HttpServer(pages)
         await server.start(self._config.listen_host, self._config.launcher_port)
         log.info("Listened on port %d", self._config.launcher_port)
         life = self._life = asyncio.ensure_future(self._live())

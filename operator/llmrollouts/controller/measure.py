@@ -25,6 +25,12 @@ from typing import Final
 from llmrollouts.analysis.stage import freeze_stage
 from llmrollouts.api.reasons import Reason
 from llmrollouts.controller import verdicts
+from llmrollouts.controller.asking import (
+    has_no_tap,
+    lack_the_tap,
+    none_but_the_tap,
+    read_all,
+)
 from llmrollouts.controller.assignment import Assignment
 from llmrollouts.controller.evidence import EvidenceStore
 from llmrollouts.controller.memory import Memory
@@ -32,10 +38,10 @@ from llmrollouts.controller.power import StepPower
 from llmrollouts.controller.verdicts import Saying
 from llmrollouts.kube.port import KubeError
 from llmrollouts.metrics.baseline import BaselineCollector
-from llmrollouts.metrics.comparison import Comparison, Conditions, choose_control
-from llmrollouts.metrics.page import NoTap, PageError
+from llmrollouts.metrics.comparison import Comparison, Conditions, choose_control, without_proof
+from llmrollouts.metrics.page import PageError
 from llmrollouts.metrics.placebo import Placebo
-from llmrollouts.metrics.port import Query, Reading, SampleReader, Worker
+from llmrollouts.metrics.port import Query, SampleReader, Source
 from llmrollouts.metrics.record import PlaceboResult
 from llmrollouts.rollout.observation import Gate
 from llmrollouts.traffic.port import TrafficPort
@@ -84,6 +90,7 @@ class Measurement:
         self._failures: dict[str, PageError] = {}
         self._compared: Comparison | None = None
         self._placebo: Placebo | None = None
+        self._source: Source = "tap"
         self._power = StepPower(means.turn)
 
     # What the rounds ask for.
@@ -164,6 +171,8 @@ class Measurement:
             self._collector = None  # its baseline is of the time before that stage
         self._placebo = None
         self._compared = self._memory.enter(assigned, ended, self._means.clock())
+        # Each stage looks for the tap anew; one that goes on is read as it was.
+        self._source = self._compared.source if self._compared is not None else "tap"
         self._saved_at = -math.inf
 
     # Before a stage: the baseline.
@@ -174,14 +183,23 @@ class Measurement:
             collector = self._collector = BaselineCollector(self._means.clock())
         stable = [each for each in assigned.control if each.ready][:_BASELINE_WORKERS]
         self._failures.clear()
-        asked = [(each.worker, Query(*collector.ask(each.worker.uid))) for each in stable]
-        for worker, answer in await self._read(asked):
+        asked = [
+            (each.worker, Query(*collector.ask(each.worker.uid), source=self._source))
+            for each in stable
+        ]
+        for worker, answer in await read_all(self._means.reader, asked):
             if isinstance(answer, PageError):
                 self._failures[worker.uid] = answer
-            elif not answer.page.tap:
-                self._failures[worker.uid] = NoTap(f"{worker.name} runs without the tap")
+            elif self._source == "tap" and not answer.page.tap:
+                self._failures[worker.uid] = has_no_tap(worker)
             else:
                 collector.take(worker.uid, answer.page, answer.at)
+        if self._source == "tap" and await self._lacks_the_tap(assigned, len(stable)):
+            # Both arms are read by the same means, or they are not compared.
+            self._source, self._collector, self._memory.baseline = "engine", None, None
+            told = "the workers of a revision have no tap: the engines' own histograms are read now"
+            self._say(verdicts.wait(Reason.NO_TAP, told))
+            return
         missing = self._what_is_missing(assigned, collector, len(stable))
         if missing is not None:
             self._say(missing)
@@ -190,6 +208,14 @@ class Measurement:
             self._begin(assigned, collector)
         except ValueError as problem:
             self._say(verdicts.error(Reason.GATE_ERROR, str(problem)))
+
+    async def _lacks_the_tap(self, assigned: Assignment, stable: int) -> bool:
+        """Whether one of the two revisions has no tap: then neither is read by it."""
+        failures = self._failures.values()
+        if stable and len(failures) >= stable and none_but_the_tap(failures):
+            return True
+        ready = [each.worker for each in assigned.canary if each.ready]
+        return await lack_the_tap(self._means.reader, ready[:_BASELINE_WORKERS])
 
     def _what_is_missing(
         self, assigned: Assignment, collector: BaselineCollector, asked: int
@@ -233,11 +259,19 @@ class Measurement:
             canary,
             reversed=assigned.reverses,
         )
+        if self._source == "engine":
+            stage = without_proof(stage)
         group = choose_control(control, canary, self._how_busy(assigned))
-        self._compared = Comparison(stage, group, math.floor(now) + 1, proof=memory.proof)
+        start = math.floor(now) + 1
+        self._compared = Comparison(stage, group, start, memory.proof, source=self._source)
         self._collector = None
         self._saved_at = -math.inf
-        names = {"llmdeployment": str(assigned.key), "stage": stage.name, "control": len(group)}
+        names = {
+            "llmdeployment": str(assigned.key),
+            "stage": stage.name,
+            "control": len(group),
+            "source": self._source,
+        }
         LOG.info("Began to compare", extra=names)
 
     def _how_busy(self, assigned: Assignment) -> float:
@@ -259,11 +293,12 @@ class Measurement:
             self._say(verdicts.no_worker(assigned.selector(assigned.judged)))
             return
         compared.enlist(assigned.canary, assigned.control)
-        if assigned.placebo and self._placebo is None:
+        tests = assigned.placebo and compared.source == "tap"
+        if tests and self._placebo is None:
             start = math.floor(self._means.clock()) + 1
             self._placebo = Placebo(compared.stage, compared.control, start)
-        placebo = self._placebo if assigned.placebo else None
-        for worker, answer in await self._read(compared.ask()):
+        placebo = self._placebo if tests else None
+        for worker, answer in await read_all(self._means.reader, compared.ask()):
             if isinstance(answer, PageError):
                 compared.miss(worker, answer)
                 continue
@@ -305,30 +340,11 @@ class Measurement:
             )
         )
 
-    async def _read(
-        self, asked: list[tuple[Worker, Query]]
-    ) -> list[tuple[Worker, Reading | PageError]]:
-        """All at once; an error is an answer too."""
-
-        async def one(worker: Worker, query: Query) -> tuple[Worker, Reading | PageError]:
-            try:
-                return worker, await self._means.reader.read(worker, query)
-            except PageError as problem:
-                return worker, problem
-
-        return list(await asyncio.gather(*(one(worker, query) for worker, query in asked)))
-
     # What it says and stores.
 
     def _notes(self) -> tuple[str, ...]:
         notes = [note for note in (self._memory.foreign, self._memory.lost) if note is not None]
-        placebo = self.placebo()
-        if placebo is not None:
-            notes.append(
-                f"placebo: the same test fired in {placebo.firings} of {placebo.stages} stages of "
-                "single stable workers"
-            )
-        return tuple(notes)
+        return (*notes, *verdicts.note_means(self._source, self.placebo()))
 
     def _make(self, said: Saying) -> Gate:
         assigned = self._assigned
@@ -358,7 +374,8 @@ class Measurement:
         now, memory, collector = self._means.clock(), self._memory, self._collector
         if not memory.stage or memory.foreign is not None or now - self._saved_at < SAVE_EVERY:
             return
-        collected = collector.usable() if collector is not None else None
+        tapped = collector is not None and self._source == "tap"
+        collected = collector.usable() if collector is not None and tapped else None
         record = memory.make_record(self._compared, collected, self.placebo(), now)
         if self._store.save(record):
             self._saved_at = now

@@ -68,6 +68,8 @@ class Memory:
         first = self.stage is None
         if ended is not None:
             self.proof = ended.state.proof
+            if ended.source != "tap":
+                self.baseline = None  # of the engine's bounds; the next stage may have taps
         if attempt_of(self.stage or "") != attempt_of(assigned.stage):
             self.proof = Proof()
         self.stage, self.level = assigned.stage, assigned.level
@@ -106,11 +108,12 @@ class Memory:
             detected_at=self.detected.isoformat() if self.detected is not None else None,
             notes=(self.lost,) if self.lost is not None else (),
             placebo=placebo,
+            source=compared.source if compared is not None else "tap",
         )
 
     def _recall(self, found: EvidenceRecord, assigned: Assignment) -> bool:
         """Take what any stage may use; True: it is of this very stage."""
-        self.baseline = found.baseline
+        self.baseline = found.baseline if found.source == "tap" else None
         if found.placebo is not None:
             self.placebo = found.placebo
         if attempt_of(found.name) == attempt_of(assigned.stage):
@@ -128,6 +131,7 @@ class Memory:
                 int(now),
                 canary=found.canary,
                 going_on=(found.state, timeline),
+                source=found.source,
             )
         detected = found.detected_at
         self.detected = None if detected is None else datetime.fromisoformat(detected)

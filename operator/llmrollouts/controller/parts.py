@@ -38,7 +38,7 @@ from llmrollouts.kube.client import KubeClient, OnRequest
 from llmrollouts.kube.connection import connect
 from llmrollouts.kube.elector import Elector, make_identity
 from llmrollouts.metrics.prometheus import PrometheusClient
-from llmrollouts.metrics.tap import TapReader
+from llmrollouts.metrics.reading import WorkerReader
 from llmrollouts.rollout.plan import plan
 from llmrollouts.traffic.choice import ChosenTraffic
 from llmrollouts.traffic.gateway import EnvoyTraffic
@@ -110,7 +110,7 @@ async def assemble(given: Configuration, telemetry: Telemetry, hooks: Hooks) -> 
     events = EventRecorder(writer, given.pod, on_lost=telemetry.count_lost_event)
     clock = make_clock()
     gate_engine = GateEngine(
-        Means(TapReader(clock=clock), traffic, clock),
+        Means(WorkerReader(clock=clock), traffic, clock),
         client,
         writer,
         leads=elector.is_leader,

@@ -7,8 +7,8 @@
     else                                         Passed, with or without proof
 
 Harm is harm whatever else is wrong; everything else is said in the order of the list. In mode
-Observe the verdict is Passed and the true one stands in the message. Pure; called by
-controller/measure.
+Observe the verdict is Passed and the true one stands in the message. Without the tap a pass says
+NoTap, proves nothing, and each message says why. Pure; called by controller/measure.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from llmrollouts.api.status import Proof, Verdict
 from llmrollouts.metrics.comparison import Comparison, Conditions
 from llmrollouts.metrics.load import Match
 from llmrollouts.metrics.page import NoTap, PageError
+from llmrollouts.metrics.port import Source
+from llmrollouts.metrics.record import PlaceboResult
 from llmrollouts.metrics.timeline import SILENCE, Arm
 from llmrollouts.rollout.observation import LATENCY_GATE, Gate, GateNumbers, MetricNumbers
 
@@ -32,6 +34,15 @@ from llmrollouts.rollout.observation import LATENCY_GATE, Gate, GateNumbers, Met
 STALE: Final = 10.0
 # The fewest canary requests on which "no harm seen" means anything.
 LEAST_REQUESTS: Final = 20
+
+# Said with every verdict of workers that are read by their engine's own histograms.
+WITHOUT_TAP: Final = (
+    "Without the tap this is judged by the engine's own histograms: a request counts as slower "
+    "only beyond the next of their coarse bounds, one that hangs or is given up is not seen, time "
+    "to output token R is not compared, and nothing is shown to be no worse, so no share above 5% "
+    "follows by itself. To mend it run the tap: an engine image whose vLLM takes --middleware, and "
+    "spec.revision.engine.tap not false"
+)
 
 _SLOWER: Final = frozenset({"ttft", "tpot", "e2e"})
 _FAILING: Final = frozenset({"errors", "refusals", "connections"})
@@ -74,6 +85,17 @@ def unheard(whose: str, why: PageError | None) -> Saying:
     )
 
 
+def note_means(source: Source, placebo: PlaceboResult | None) -> tuple[str, ...]:
+    """How it was measured, where a person must know. placebo: None when it was not asked for."""
+    if source == "engine":
+        lost = ("the placebo needs the tap and does not run",) if placebo is not None else ()
+        return (WITHOUT_TAP, *lost)
+    if placebo is None:
+        return ()
+    told = f"the same test fired in {placebo.firings} of {placebo.stages} stages"
+    return (f"placebo: {told} of single stable workers",)
+
+
 def word_of_proof(judgement: Judgement | None, *, reverses: bool) -> Proof:
     """After the promotion nothing is left to prove."""
     if reverses:
@@ -92,6 +114,8 @@ def judge(compared: Comparison, judgement: Judgement, conditions: Conditions, no
             problem = _source_problem(compared, now) or _shortage(compared, judgement, conditions)
             if problem is not None:
                 return problem
+            if compared.source == "engine":
+                return Saying("Passed", str(Reason.NO_TAP), judgement.message)
             if judgement.proven:
                 return Saying("Passed", str(Reason.PROVEN), judgement.message)
             told = judgement.message
@@ -171,6 +195,8 @@ def _reason(finding: Finding | None) -> Reason:
 
 def _source_problem(compared: Comparison, now: float) -> Saying | None:
     """Data that is missing, old or contradicts itself."""
+    if compared.unanswered is not None:
+        return wait(Reason.NO_TAP, compared.unanswered.describe())
     if compared.disagreement is not None:
         return error(Reason.MEASUREMENT_DISAGREES, compared.disagreement.describe())
     if not compared.control:

@@ -6,7 +6,8 @@
                     stays as long as it answers, because its hanging requests are the evidence
     rollback        every second that both arms delivered, except while the canary's workers are
                     busier than stable's: then they would look slower than they are
-    proof           only seconds of equal load, and none that spans a change of the share
+    proof           only seconds of equal load, and none that spans a change of the share; none at
+                    all without the tap (docs/concepts-gate.md says why)
 
 It does no I/O and reads no clock: controller/measure carries pages here each second, and asks for
 the judgement. Everything that must survive a restart is in the timeline and the gate's state.
@@ -25,9 +26,17 @@ from llmrollouts.analysis.judgement import Judgement
 from llmrollouts.analysis.proof import Proof
 from llmrollouts.analysis.stage import Stage
 from llmrollouts.metrics.cursor import keys_of, lag_of
-from llmrollouts.metrics.load import CrossCheck, Disagreement, Load, LoadMeter, Match
+from llmrollouts.metrics.load import (
+    CrossCheck,
+    Disagreement,
+    EndWatch,
+    Load,
+    LoadMeter,
+    Match,
+    Unanswered,
+)
 from llmrollouts.metrics.page import NoTap, Page, PageError
-from llmrollouts.metrics.port import Candidate, Query, Reading, Worker
+from llmrollouts.metrics.port import Candidate, Query, Reading, Rounding, Source, Worker
 from llmrollouts.metrics.timeline import Arm, ClosedSecond, Timeline
 from llmrollouts.rollout.intent import RequestCounts, TrafficObservation
 
@@ -52,6 +61,15 @@ class Conditions:
     proves_unmatched: bool
 
 
+def without_proof(stage: Stage) -> Stage:
+    """The same stage, in which nothing is shown to be no worse."""
+    bare = {
+        metric: replace(places, promotion=(), proof_lags=())
+        for metric, places in stage.thresholds.items()
+    }
+    return replace(stage, thresholds=bare)
+
+
 def choose_control(
     control: Sequence[Candidate], canary_workers: int, busier: float = 1.0
 ) -> dict[str, str]:
@@ -65,7 +83,8 @@ def choose_control(
 class Comparison:
     """``control``: the control group. start: the first second whose requests count, on the reader's
     clock. proof: of the earlier stages of the attempt. going_on: what was stored of this very
-    stage; canary: the workers that it measured then."""
+    stage; canary: the workers that it measured then. source: by what both arms are read; without
+    the tap the stage is one ``without_proof``."""
 
     def __init__(
         self,
@@ -75,8 +94,10 @@ class Comparison:
         proof: Proof | None = None,
         canary: Mapping[str, str] | None = None,
         going_on: tuple[GateState, Timeline] | None = None,
+        source: Source = "tap",
     ) -> None:
         self.stage = stage
+        self.source: Source = source
         self.start = start
         self._gate = Gate(stage)
         if going_on is None:
@@ -98,7 +119,9 @@ class Comparison:
         self._programmed: tuple[int, int] | None = None
         self._counted: tuple[str, RequestCounts, RequestCounts] | None = None
         self.load = Load(Match.UNKNOWN)
+        self._ends = EndWatch()
         self.disagreement: Disagreement | None = None
+        self.unanswered: Unanswered | None = None
         self.closed_at: float | None = None
         self.skipped = 0
         # When it was judged, what was decided and shown by then, and the judgement.
@@ -142,14 +165,15 @@ class Comparison:
             if uid in self.control or uid in self.canary:
                 since, boot = self._timeline.place_of(uid)
             measurement = self.stage.measurement if since is not None else None
-            asked.append((worker, Query(measurement, since, boot)))
+            rounding: Rounding = "up" if uid in self.control else "down"
+            asked.append((worker, Query(measurement, since, boot, self.source, rounding)))
         return asked
 
     # What they say.
 
     def take(self, worker: Worker, reading: Reading) -> None:
         page = reading.page
-        if not page.tap:
+        if self.source == "tap" and not page.tap:
             self.miss(worker, NoTap(f"{worker.name} runs without the tap"))
             return
         uid = worker.uid
@@ -194,7 +218,7 @@ class Comparison:
     # What it knows.
 
     def heard(self, arm: Arm, now: float) -> frozenset[str]:
-        """The workers of an arm whose taps answer."""
+        """The workers of an arm that answer."""
         return self._timeline.lives_of(arm, now)
 
     def first_failure(self, arm: Arm) -> PageError | None:
@@ -203,9 +227,9 @@ class Comparison:
         return next((self._failures[uid] for uid in uids if uid in self._failures), None)
 
     @property
-    def cut_streams(self) -> int:
-        """Answers of the canary that ended after the first token and too early."""
-        return sum(self._cut.values())
+    def cut_streams(self) -> int | None:
+        """Answers of the canary that ended after the first token and too early; None: unknown."""
+        return sum(self._cut.values()) if self.source == "tap" else None
 
     @property
     def dropped(self) -> int:
@@ -227,6 +251,10 @@ class Comparison:
             return
         proof = self.state.proof
         state = self._gate.take_latency(self.state, second)
+        if self.source == "engine":
+            # Rounded against each other, the two arms may be compared at thresholds alone: their
+            # distributions and ratios would show a canary that is faster than it is.
+            state = replace(state, histograms={})
         if not self._proves(second, conditions):
             state = replace(state, proof=proof)
         self.state = state
@@ -279,9 +307,10 @@ class Comparison:
         pages = [(uid, self._pages[uid]) for uid in self._ready if uid in self._pages]
         if counts is None or not pages or len(pages) < len(self._ready):
             return
-        self.disagreement = self._check.note(
-            pages, counts.issued + counts.mirrored, counts.errors, traffic.source, now
-        )
+        sent = counts.issued + counts.mirrored
+        if self.source == "engine":
+            self.unanswered = self._ends.note(pages, sent, traffic.source, now)
+        self.disagreement = self._check.note(pages, sent, counts.errors, traffic.source, now)
 
 
 def _ends(before: RequestCounts, now: RequestCounts) -> Outcomes | None:

@@ -33,6 +33,10 @@ _IN_A_ROW: Final = 3
 # Above this part of failures the gateways' counts hold requests that no worker ever saw.
 _FEW_FAILURES: Final = 0.01
 
+# So many requests sent, in so many seconds, and none has ended.
+_SENT: Final = 20
+_WITHOUT_AN_END: Final = 10.0
+
 
 class Match(Enum):
     """UNKNOWN: too short a time to say. BUSIER, IDLER: the canary's workers, by more than 15 %."""
@@ -116,6 +120,7 @@ class Disagreement:
     seconds: float
 
     def describe(self) -> str:
+        """One plain sentence."""
         return (
             f"in the last {self.seconds:.0f}s the canary's workers counted {self.workers} requests "
             f"and the gateways {self.gateways}: more than 2% apart, so neither is believed"
@@ -175,3 +180,47 @@ class CrossCheck:
             if t1 > t0:
                 rates.append(max(a1 - a0, i1 - i0) / (t1 - t0))
         return max(rates)
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """Requests that the gateways sent to the canary since one of it last ended."""
+
+    sent: int
+    seconds: float
+
+    def describe(self) -> str:
+        """One plain sentence."""
+        return (
+            f"the gateways sent {self.sent} requests to the canary in the last {self.seconds:.0f}s "
+            "and its engines ended none: requests that hang are in no histogram"
+        )
+
+
+class EndWatch:
+    """Whether what is sent to the canary still ends, where only ends are counted."""
+
+    def __init__(self) -> None:
+        self._moved: tuple[float, int] | None = None
+        self._lives: frozenset[tuple[str, str]] = frozenset()
+        self._ended = 0
+        self._source = ""
+
+    def note(
+        self, pages: Collection[tuple[str, Page]], sent: int, source: str, at: float
+    ) -> Unanswered | None:
+        """One second: the canary's pages, and the gateways' cumulative count of requests to it,
+        which begins anew with each ``source``."""
+        lives = frozenset((uid, page.boot) for uid, page in pages)
+        # A probe that was answered but is not counted yet looks like a user's request for a
+        # second: only more than ever before is news.
+        ended = sum(page.live - page.in_flight for _, page in pages)
+        moved = self._moved
+        if moved is None or lives != self._lives or source != self._source or sent < moved[1]:
+            self._moved, self._lives, self._source, self._ended = (at, sent), lives, source, ended
+            return None
+        if ended > self._ended:
+            self._moved, self._ended = (at, sent), ended
+            return None
+        found = Unanswered(sent - moved[1], at - moved[0])
+        return found if found.sent >= _SENT and found.seconds >= _WITHOUT_AN_END else None

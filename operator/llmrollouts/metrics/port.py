@@ -1,15 +1,20 @@
-"""The port to the workers' taps: what the controller asks of a worker, each second.
+"""The port to the workers' measurements: what the controller asks of a worker, each second.
 
-The adapter is ``tap``; tests answer from memory. It decides nothing.
+The adapter is ``reading``; tests answer from memory. It decides nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from llmrollouts.analysis.counts import Measurement
 from llmrollouts.metrics.page import Page
+
+# What a worker is measured by: its tap, or, without one, its engine's own histograms.
+Source: TypeAlias = Literal["tap", "engine"]
+# Which way a latency is rounded that is only known to lie between two bounds.
+Rounding: TypeAlias = Literal["up", "down"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +42,14 @@ class Query:
 
     measurement: what is counted; None: only the worker's clock and its totals. since: seconds on
     the worker's clock; cohorts that closed after it are answered. boot: the life of the worker
-    whose clock that is.
+    whose clock that is. source: by what it is measured; rounding: of the engine's histograms.
     """
 
     measurement: Measurement | None = None
     since: float | None = None
     boot: str | None = None
+    source: Source = "tap"
+    rounding: Rounding = "up"
 
 
 @dataclass(frozen=True, slots=True)

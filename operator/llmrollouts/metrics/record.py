@@ -17,6 +17,7 @@ from llmrollouts.analysis.baseline import Baseline
 from llmrollouts.analysis.gate import GateState
 from llmrollouts.analysis.proof import Proof
 from llmrollouts.analysis.stage import Stage
+from llmrollouts.metrics.port import Source
 
 KEY: Final = "evidence.json"
 FORMAT: Final = 1
@@ -39,7 +40,8 @@ class EvidenceRecord:
     """name: the stage (status.attempt.stage). stage, state: None while the baseline is collected.
     proof: of the earlier stages of the attempt. timeline: the reader's place, as JSON. control,
     canary: pods (uid -> name) of the two arms. level: what the stage may spend. notes: sentences
-    for people, such as that evidence was lost. saved_at: ISO time."""
+    for people, such as that evidence was lost. saved_at: ISO time. source: by what the workers are
+    read."""
 
     name: str
     level: float
@@ -54,6 +56,7 @@ class EvidenceRecord:
     detected_at: str | None = None
     notes: tuple[str, ...] = ()
     placebo: PlaceboResult | None = None
+    source: Source = "tap"
 
     @property
     def attempt(self) -> str:
@@ -76,6 +79,7 @@ class EvidenceRecord:
                 "control": dict(self.control),
                 "detectedAt": self.detected_at,
                 "notes": list(self.notes),
+                "source": self.source,
                 "placebo": None
                 if self.placebo is None
                 else {"stages": self.placebo.stages, "firings": self.placebo.firings},
@@ -124,4 +128,13 @@ def _read(raw: dict[str, Any]) -> EvidenceRecord:
         placebo=None
         if placebo is None
         else PlaceboResult(int(placebo["stages"]), int(placebo["firings"])),
+        source=_read_source(raw.get("source", "tap")),
     )
+
+
+def _read_source(raw: object) -> Source:
+    match raw:
+        case "tap" | "engine":
+            return raw
+        case _:
+            raise ValueError(f"no source: {str(raw)[:20]}")
