@@ -60,6 +60,10 @@ def chat(name: str, **fields: object) -> Case:
     return Case(name, "/v1/chat/completions", {"model": "chat", "temperature": 0, **fields})
 
 
+def message(name: str, **fields: object) -> Case:
+    return Case(name, "/v1/messages", {"model": "chat", "temperature": 0, **fields})
+
+
 USAGE = {"include_usage": True}
 CASES = (
     Case("models", "/v1/models", method="GET"),
@@ -149,6 +153,46 @@ CASES = (
     chat("chat, messages missing"),
     chat("chat, prompt too long", messages=[{"role": "user", "content": "hello " * 600}]),
     chat("chat, max_tokens too large", messages=CHAT, max_tokens=5000),
+    message("message", messages=CHAT, max_tokens=3),
+    message(
+        "message, system and parts",
+        max_tokens=2,
+        system="you are a fox",
+        messages=[{"role": "user", "content": [{"type": "text", "text": "hello"}]}],
+    ),
+    message("message stream", messages=CHAT, max_tokens=4, stream=True),
+    Case(
+        "message, unknown model",
+        "/v1/messages",
+        {"model": "nope", "messages": CHAT, "max_tokens": 2},
+    ),
+    Case("message without a model", "/v1/messages", {"messages": CHAT, "max_tokens": 2}),
+    Case("message, wrong method", "/v1/messages", method="GET"),
+    Case("message, bad JSON", "/v1/messages", raw="{bad"),
+    Case("message, not an object", "/v1/messages", raw="[1]"),
+    Case(
+        "message, wrong media type",
+        "/v1/messages",
+        raw='{"messages": []}',
+        content_type="text/plain",
+    ),
+    message("message, no max_tokens", messages=CHAT),
+    message("message, max_tokens 0", messages=CHAT, max_tokens=0),
+    message("message, max_tokens of the wrong type", messages=CHAT, max_tokens="many"),
+    message("message, max_tokens too large", messages=CHAT, max_tokens=5000),
+    message("message, no messages", messages=[], max_tokens=2),
+    message("message, messages missing", max_tokens=2),
+    message(
+        "message, unknown role",
+        messages=[{"role": "fox", "content": "hello"}],
+        max_tokens=2,
+    ),
+    message(
+        "message, prompt too long",
+        messages=[{"role": "user", "content": "hello " * 600}],
+        max_tokens=2,
+    ),
+    message("message, top_p out of range", messages=CHAT, max_tokens=2, top_p=2),
 )
 
 
@@ -176,11 +220,16 @@ def shape_of_stream(text: str) -> list[object]:
     for part in text.split("\n\n"):
         if not part:
             continue
-        if not part.startswith("data: "):
+        named, _, rest = part.partition("\n")
+        name = named.removeprefix("event: ") if named.startswith("event: ") else None
+        line = part if name is None else rest
+        if not line.startswith("data: "):
             events.append("not an event")
             continue
-        content = part[len("data: ") :]
+        content = line[len("data: ") :]
         shape = content if content == "[DONE]" else shape_of(json.loads(content))
+        if name is not None:
+            shape = {"event": name, "data": shape}
         if not events or events[-1] != shape:
             events.append(shape)
     if not text.endswith("\n\n"):

@@ -108,6 +108,24 @@ def test_chat_is_measured_like_completions(worker: StartWorker) -> None:
     assert told["tokens"] == [[3, 3]]
 
 
+def test_messages_are_measured_too(worker: StartWorker) -> None:
+    started = worker().until_ready()
+    page = Page(started)
+    body = {"model": "chat", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 9}
+    streamed = {**body, "stream": True}
+    assert call(started.engine_port, "/v1/messages", body).status == 200
+    assert call(started.engine_port, "/v1/messages", streamed).status == 200
+    assert call(started.engine_port, "/v1/messages", {**body, "max_tokens": 0}).status == 400
+    started.set_faults(spare_probes=True, stream_error_rate=1.0)
+    assert call(started.engine_port, "/v1/messages", streamed).status == 200
+    started.set_faults(stream_error_rate=0.0, empty_rate=1.0)
+    assert call(started.engine_port, "/v1/messages", streamed).status == 200
+    told = page.since()
+    assert outcomes(told) == (5, 2, 1)
+    assert counts(told, "ttft") == (1, 0, 2)
+    assert told["tokens"] == [[3, 2]]
+
+
 def test_responses_are_measured_too(worker: StartWorker) -> None:
     started = worker().until_ready()
     page = Page(started)

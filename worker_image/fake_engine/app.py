@@ -17,12 +17,16 @@ from .behavior import BadBehavior, change
 from .engine import VERSION, Choice, Engine, Fate
 from .exchange import ConnectionCut, Exchange, Receive, Scope, Send
 from .language import pieces_of
+from .messages import MessageAnswer, answer_message, chat_body, error_body, stream_message
 from .metrics import CONTENT_TYPE
-from .protocol import ApiError, Request, parse_request, read_body
+from .protocol import UNREADABLE, ApiError, Request, parse_request, read_body
 from .responses import Response, answer_response, completion_body, stream_response
 
-CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
-GENERATING = {CHAT, COMPLETIONS, RESPONSES}
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
+GENERATING = {CHAT, COMPLETIONS, RESPONSES, MESSAGES}
+# What a path asks for in its own form becomes a chat or a completion; the others are one already.
+READ_AS = {RESPONSES: completion_body, MESSAGES: chat_body}
 POSTS = {*GENERATING, "/tokenize"}
 GETS = {"/v1/models", "/version", "/health", "/load", "/metrics", "/ping"}
 
@@ -43,7 +47,8 @@ class App:
         try:
             await self._route(method, path, exchange)
         except ApiError as error:
-            await exchange.answer_json(error.status, error.body())
+            own = path == MESSAGES and error.kind != UNREADABLE
+            await exchange.answer_json(error.status, error_body(error) if own else error.body())
         finally:
             if path not in ("/metrics", "/load", "/health", "/ping", "/version"):
                 self._record_http(method, path, exchange, time.perf_counter() - started)
@@ -115,9 +120,10 @@ class App:
         choices: list[Choice] = []
         try:
             content = read_body(body, exchange.header(b"content-type"))
+            read = READ_AS.get(path)
             request = parse_request(
-                completion_body(content) if path == RESPONSES else content,
-                is_chat=path == CHAT,
+                read(content) if read is not None else content,
+                is_chat=path in (CHAT, MESSAGES),
                 served_names=engine.options.served_names,
                 max_model_len=engine.model.max_model_len,
             )
@@ -132,6 +138,8 @@ class App:
             choices = engine.submit(request, fate)
             if path == RESPONSES:
                 await self._respond(exchange, request, fate, choices[0])
+            elif path == MESSAGES:
+                await self._answer_message(exchange, request, fate, choices[0])
             else:
                 await self._answer(exchange, request, fate, choices)
         finally:
@@ -335,6 +343,24 @@ class App:
                 await stream_response(exchange, watcher, fate, choice, response)
             else:
                 await answer_response(exchange, watcher, choice, response)
+        finally:
+            watcher.cancel()
+
+    async def _answer_message(
+        self, exchange: Exchange, request: Request, fate: Fate, choice: Choice
+    ) -> None:
+        watcher = asyncio.ensure_future(exchange.wait_for_disconnect())
+        watcher.add_done_callback(lambda _: choice.generation.changed.set())
+        answer = MessageAnswer(
+            request_id=f"chatcmpl-{next(self._ids):016x}",
+            model=request.model,
+            prompt_tokens=len(request.prompts[0]),
+        )
+        try:
+            if request.stream:
+                await stream_message(exchange, watcher, fate, choice, answer)
+            else:
+                await answer_message(exchange, watcher, choice, answer)
         finally:
             watcher.cancel()
 

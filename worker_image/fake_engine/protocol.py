@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from .language import tokenize
 
+UNREADABLE = "Bad Request"
 DEFAULT_COMPLETION_TOKENS = 16
 
 
@@ -59,22 +60,23 @@ class Request:
     prompt_logprobs: int | None
 
 
-def _invalid(param: str | None, message: str) -> ApiError:
-    return ApiError(400, f"1 validation error: {message}", "Bad Request", param)
+def invalid(param: str | None, message: str) -> ApiError:
+    """What is found while a body is read, before anybody looks at its sense."""
+    return ApiError(400, f"1 validation error: {message}", UNREADABLE, param)
 
 
 def read_body(body: bytes, content_type: str) -> dict[str, object]:
     """The decoded JSON object, or what vLLM answers to something else."""
     if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise _invalid(None, "only the media type application/json is supported")
+        raise invalid(None, "only the media type application/json is supported")
     try:
         content = json.loads(body)
     except json.JSONDecodeError as error:
-        raise _invalid(f"body.{error.pos}", f"bad JSON: {error.msg}") from error
+        raise invalid(f"body.{error.pos}", f"bad JSON: {error.msg}") from error
     except UnicodeDecodeError as error:
-        raise _invalid("body", "the body is not UTF-8") from error
+        raise invalid("body", "the body is not UTF-8") from error
     if not isinstance(content, dict):
-        raise _invalid("body", "the body must be a JSON object")
+        raise invalid("body", "the body must be a JSON object")
     return content
 
 
@@ -96,7 +98,7 @@ class _Reader:
         if isinstance(value, float) and value.is_integer():
             return int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise _invalid(f"body.{name}", f"{name} must be an integer")
+            raise invalid(f"body.{name}", f"{name} must be an integer")
         return value
 
     def number(self, name: str, default: float) -> float:
@@ -104,7 +106,7 @@ class _Reader:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise _invalid(f"body.{name}", f"{name} must be a number")
+            raise invalid(f"body.{name}", f"{name} must be a number")
         return float(value)
 
     def flag(self, name: str) -> bool:
@@ -112,14 +114,19 @@ class _Reader:
         if value is None:
             return False
         if not isinstance(value, bool):
-            raise _invalid(f"body.{name}", f"{name} must be true or false")
+            raise invalid(f"body.{name}", f"{name} must be true or false")
         return value
 
     def text(self, name: str) -> str | None:
         value = self._body.get(name)
         if value is not None and not isinstance(value, str):
-            raise _invalid(f"body.{name}", f"{name} must be a string")
+            raise invalid(f"body.{name}", f"{name} must be a string")
         return value
+
+
+def read_integer(body: Mapping[str, object], name: str) -> int | None:
+    """A whole number, also as text; None where it is missing."""
+    return _Reader(body).integer(name)
 
 
 def parse_request(
@@ -138,7 +145,7 @@ def parse_request(
         completion_tokens = read.integer("max_completion_tokens")
         max_tokens = completion_tokens if completion_tokens is not None else max_tokens
         if "messages" not in body:
-            raise _invalid("body.messages", "messages is required")
+            raise invalid("body.messages", "messages is required")
     choices = read.integer("n")
     temperature = read.number("temperature", 1.0)
     top_p = read.number("top_p", 1.0)
@@ -218,7 +225,7 @@ def _read_stops(value: object) -> tuple[str, ...]:
         return ()
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
-        raise _invalid("body.stop", "stop must be a string or a list of strings")
+        raise invalid("body.stop", "stop must be a string or a list of strings")
     return tuple(stop for stop in stops if stop)
 
 
@@ -238,19 +245,19 @@ def _read_prompts(body: Mapping[str, object]) -> Prompts:
             return ("",) * len(prompt), tuple(tuple(item) for item in prompt)
     if prompt is None or prompt in ("", []):
         raise ApiError(400, "prompt is missing or empty", param="prompt")
-    raise _invalid("body.prompt", "prompt must be text or token ids, or a list of either")
+    raise invalid("body.prompt", "prompt must be text or token ids, or a list of either")
 
 
 def _read_messages(body: Mapping[str, object]) -> Prompts:
     messages = body.get("messages")
     if not isinstance(messages, list):
-        raise _invalid("body.messages", "messages must be a list")
+        raise invalid("body.messages", "messages must be a list")
     if not messages:
         raise ApiError(400, "messages is empty: give at least one")
     lines = []
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise _invalid(f"body.messages.{index}.role", "each message needs a role")
+            raise invalid(f"body.messages.{index}.role", "each message needs a role")
         lines.append(f"{message['role']}: {_message_text(message.get('content'))}\n")
     text = "".join(lines) + "assistant:"
     return (text,), (tuple(tokenize(text)),)
