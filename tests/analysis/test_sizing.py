@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from llmrollouts.analysis import sizing
 from llmrollouts.analysis.evalue import LARGEST_EXACT_SUPPORT, Cell, log_e
 from llmrollouts.analysis.evalues import log_e_many
 from llmrollouts.analysis.policy import Policy
@@ -146,6 +147,15 @@ def test_a_running_step_is_told_of_at_its_own_rate() -> None:
     assert said.rate == "4.2"
     assert said.message.startswith("With 4.2 compared canary requests a second this step finds")
     assert find_reach(stage, 0.0, 8.0).blind
+
+
+def test_rates_that_differ_by_little_share_one_calculation() -> None:
+    stage = suppose_stage(Policy(), 0.002, 1800, 1)
+    first, second = find_reach(stage, 4.18, 16.9), find_reach(stage, 4.22, 17.1)
+    assert (first.finds, first.blind) == (second.finds, second.blind)
+    misses = sizing._growth.cache_info().misses
+    find_reach(stage, 4.2, 17.0)
+    assert sizing._growth.cache_info().misses == misses
 
 
 @pytest.mark.parametrize(

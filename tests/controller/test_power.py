@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from dataclasses import dataclass, field
 
@@ -49,8 +50,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Calculations:
 
 
 async def settle(step: StepPower) -> None:
-    for _ in range(1000):
-        await asyncio.sleep(0.005)
+    for _ in range(10_000):
+        await asyncio.sleep(0.003)
         if step._task is None or step._task.done():
             return
     raise AssertionError("it never ends")
@@ -121,6 +122,29 @@ async def test_an_error_is_logged_and_it_is_tried_again(
     made.broken = False
     assert await look(step, judgement(204, 51), 51) is None
     assert await look(step, judgement(440, 110), 110) is not None
+
+
+async def test_many_steps_take_turns_and_leave_time_between(
+    made: Calculations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spans: list[tuple[float, float]] = []
+
+    def find(stage: Stage, rate: float, control_rate: float) -> Reach:
+        began = time.perf_counter()
+        time.sleep(0.02)
+        spans.append((began, time.perf_counter()))
+        return made.find(stage, rate, control_rate)
+
+    monkeypatch.setattr(power, "find_reach", find)
+    turn = asyncio.Semaphore(1)
+    steps = [StepPower(turn) for _ in range(4)]
+    for number, step in enumerate(steps):
+        step.look(STAGE, judgement(100 * (number + 1), 50), 50)
+    for step in steps:
+        await settle(step)
+    assert len(made.rates) == 4
+    for (began, ended), (later, _) in itertools.pairwise(spans):
+        assert later - ended > 3 * (ended - began)
 
 
 async def test_the_loop_goes_on_while_it_is_calculated() -> None:

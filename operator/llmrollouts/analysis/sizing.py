@@ -46,6 +46,7 @@ STABLE_ERRORS: Final = 0.001
 _SLOW_LUCK: Final = 1.645  # standard deviations: 95 of 100 runs are quicker
 _START_WEIGHT: Final = 0.5
 _EVERY_SECOND_UP_TO: Final = 3600
+_STEP: Final = 1.1
 _NORMAL: Final = NormalDist()
 
 
@@ -232,8 +233,12 @@ def suppose_stage(policy: Policy, level: float, seconds: int, canary_workers: in
 def find_reach(stage: Stage, rate: float, control_rate: float) -> Reach:
     """What a running step can find at its real rates of compared requests a second.
 
-    Takes up to a second of a core the first time; results are kept for rates of two digits.
+    Takes up to a second of a core the first time. It is worked out for the nearest rate of a grid
+    in steps of a tenth, so that a rate that wanders, and other rollouts, find the result again.
     """
-    # Two digits here as well, so that a rate that wanders finds its result again.
-    setting = make_setting(stage, _rounded(rate), _rounded(control_rate))
+    setting = make_setting(stage, _nearest(rate), _nearest(control_rate))
     return describe_reach(find_power(setting), rate)
+
+
+def _nearest(rate: float) -> float:
+    return _rounded(_STEP ** round(math.log(rate, _STEP))) if rate > 0 else 0.0
