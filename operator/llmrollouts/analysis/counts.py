@@ -138,18 +138,25 @@ class Outcomes:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class LatencySecond:
-    """One tick of one latency stream: the same arrival second of both arms."""
+class LatencySecond(NamedTuple):
+    """One tick of one latency stream: the same arrival second of both arms. cells: both arms at
+    every threshold of the stage, by who knows them already."""
 
     stream: Stream
     second: int
     canary: Counts
     control: Counts
+    cells: Sequence[Cell] | None = None
+
+    def compare(self, canary_bounds: Sequence[int], bounds: Sequence[int]) -> Sequence[Cell]:
+        """Both arms at every threshold, each at its own bound."""
+        if self.cells is not None:
+            return self.cells
+        canary, control = self.canary.tally(canary_bounds), self.control.tally(bounds)
+        return [Cell(*ours, *theirs) for ours, theirs in zip(canary, control, strict=True)]
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomeSecond:
+class OutcomeSecond(NamedTuple):
     """One tick of one stream of errors. lag: seconds; the gateway's own counts have lag 0."""
 
     lag: float

@@ -130,7 +130,7 @@ class Gate:
         seen: Histogram,
     ) -> None:
         """``seen``: both arms' requests by bucket, of the earlier seconds of the stage."""
-        proof, cells = tick.proof, _threshold_cells(plan, second)
+        proof, cells = tick.proof, second.compare(plan.canary_bounds, plan.bounds)
         proofs = [place for place in plan.proofs if not proof.accepted(place.key)]
         if proofs:
             stable = seen.rank_control()
@@ -171,13 +171,6 @@ def _tick_outcomes(tick: Tick, plan: OutcomePlan, second: OutcomeSecond) -> None
     for limit in plan.limits:
         gains = log_e_rows([failed], [limit.relative.groups[0][2]])[0]
         tick.move_limit(limit, failed, gains, guarded=False)
-
-
-def _threshold_cells(plan: LatencyPlan, second: LatencySecond) -> list[Cell]:
-    """Both arms at every threshold of the metric, each at its own bound."""
-    canary = second.canary.tally(plan.canary_bounds)
-    control = second.control.tally(plan.bounds)
-    return [Cell(*ours, *theirs) for ours, theirs in zip(canary, control, strict=True)]
 
 
 def _proof_cell(place: ProofPlace, second: LatencySecond) -> Cell:

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from llmrollouts.analysis.eprocess import EvidenceState
 from llmrollouts.analysis.evalue import Cell
@@ -21,8 +21,7 @@ MOST_POINTS: Final = 120
 _ROUNDING: Final = 1e-9
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """One e-process. log_e: ln of its evidence with its weight; peak: the most it was; trough: the
     least; rising: the first second after the trough (None: it has not risen since)."""
 

@@ -190,13 +190,15 @@ class _LatencyFeed:
 
     def __init__(self, stage: Stage, trace: Trace, stream: Stream) -> None:
         self.lag = stream.lag
-        exact = stage.measurement.exact.get(stream.metric, ())
-        self._tally = Tally(trace, stream, exact, stage.measurement.reference_tokens)
+        measured, places = stage.measurement, stage.thresholds.get(stream.metric)
+        bounds = (places.canary_bounds, places.control_bounds) if places is not None else ((), ())
+        exact = measured.exact.get(stream.metric, ())
+        self._tally = Tally(trace, stream, exact, measured.reference_tokens, bounds)
         self._stream = stream
 
     def read(self, second: int) -> LatencySecond:
         canary, control = self._tally.canary(second), self._tally.control(second)
-        return LatencySecond(self._stream, second, canary, control)
+        return LatencySecond(self._stream, second, canary, control, self._tally.cells(second))
 
 
 class _OutcomeFeed:

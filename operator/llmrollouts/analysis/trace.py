@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Final, TypeAlias
 
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmrollouts.analysis.counts import Counts, Metric, Outcomes, Stream
-from llmrollouts.analysis.evalue import FloatArray
+from llmrollouts.analysis.evalue import Cell, FloatArray
 from llmrollouts.analysis.evalues import IntArray
 from llmrollouts.analysis.grid import BOUNDS, BUCKETS
 
@@ -173,19 +173,25 @@ def _times_to_token(trace: Trace, reference: int) -> tuple[FloatArray, BoolArray
 class Tally:
     """The counts of one stream, second by second, both arms; built in one pass over the columns.
 
-    ``exact``: values in seconds counted beside the buckets. Seconds without a request are empty.
+    ``exact``: values in seconds counted beside the buckets; ``bounds``: of the canary and of the
+    control, where both are compared. Seconds without a request are empty.
     """
 
     def __init__(
-        self, trace: Trace, stream: Stream, exact: tuple[float, ...], reference: int
+        self,
+        trace: Trace,
+        stream: Stream,
+        exact: tuple[float, ...],
+        reference: int,
+        bounds: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
     ) -> None:
         self.stream = stream
         fate, value = read_fates(trace, stream, reference)
         self._arms = tuple(
             _ArmTally(
-                trace.second[rows], fate[rows], value[rows], np.array(exact, dtype=np.float64)
+                trace.second[rows], fate[rows], value[rows], np.array(exact, dtype=np.float64), own
             )
-            for rows in (trace.canary, ~trace.canary)
+            for rows, own in zip((trace.canary, ~trace.canary), bounds, strict=True)
         )
 
     def canary(self, second: int) -> Counts:
@@ -194,9 +200,21 @@ class Tally:
     def control(self, second: int) -> Counts:
         return self._arms[1].counts(second)
 
+    def cells(self, second: int) -> list[Cell]:
+        """Both arms at each of their bounds."""
+        canary, control = self._arms
+        return list(map(_make_cell, *canary.exceeding(second), *control.exceeding(second)))
+
     def control_sum(self) -> Counts:
         """The control's counts of all seconds together."""
         return self._arms[1].whole()
+
+
+# Seconds of few requests repeat each other.
+_make_cell: Final = lru_cache(maxsize=65_536)(Cell)
+
+# How many requests of a second exceed each of some values, and of how many each.
+_Exceeding: TypeAlias = list[list[int]]
 
 
 class _ArmTally:
@@ -208,7 +226,12 @@ class _ArmTally:
     _CODES: Final = _OVER + 1
 
     def __init__(
-        self, second: IntArray, fate: CodeArray, value: FloatArray, exact: FloatArray
+        self,
+        second: IntArray,
+        fate: CodeArray,
+        value: FloatArray,
+        exact: FloatArray,
+        bounds: tuple[int, ...],
     ) -> None:
         spoken = fate != Fate.NOTHING
         second, fate, value = second[spoken], fate[spoken], value[spoken]
@@ -227,16 +250,29 @@ class _ArmTally:
         # Of one that left, only values below its age are known to be exceeded.
         beyond = value[:, None] > exact
         says = (fate != Fate.LEFT)[:, None] | beyond
-        # By second and exact value: how many exceeded it, of how many that say something.
-        self._beyond = np.empty((length, len(exact), 2), dtype=np.int32)
+        self._beyond = np.empty((length, 2, len(exact)), dtype=np.int32)
         for i in range(len(exact)):
-            self._beyond[:, i, 0] = np.bincount(at, beyond[:, i], length)
-            self._beyond[:, i, 1] = np.bincount(at, says[:, i], length)
-        self._nothing = Counts(beyond=((0, 0),) * len(exact))
+            self._beyond[:, 0, i] = np.bincount(at, beyond[:, i], length)
+            self._beyond[:, 1, i] = np.bincount(at, says[:, i], length)
+        # The same of the bounds: one that left says nothing of those that it did not reach.
+        gone = fate == Fate.LEFT
+        bucket = np.where(gone, code - self._LEFT, code)
+        self._exceeding = np.empty((length, 2, len(bounds)), dtype=np.int32)
+        for i, bound in enumerate(bounds):
+            self._exceeding[:, 0, i] = np.bincount(at, bucket > bound, length)
+            self._exceeding[:, 1, i] = np.bincount(at, ~gone | (bucket > bound), length)
+        self._nothing = Counts(beyond=((0, 0),) * len(exact)), [[0] * len(bounds)] * 2
         self._block = -1
-        self._made: dict[int, Counts] = {}
+        self._made: dict[int, tuple[Counts, _Exceeding]] = {}
 
     def counts(self, second: int) -> Counts:
+        return self._read(second)[0]
+
+    def exceeding(self, second: int) -> _Exceeding:
+        """For each bound how many exceeded it; and of how many that say something about it."""
+        return self._read(second)[1]
+
+    def _read(self, second: int) -> tuple[Counts, _Exceeding]:
         block = second // _BLOCK
         if block != self._block:
             self._block, self._made = block, dict(self._make(block * _BLOCK, _BLOCK))
@@ -247,20 +283,23 @@ class _ArmTally:
         codes = np.flatnonzero(sums)
         return self._sort_out(codes.tolist(), sums[codes].tolist(), ())
 
-    def _make(self, first: int, seconds: int) -> Iterator[tuple[int, Counts]]:
+    def _make(self, first: int, seconds: int) -> Iterator[tuple[int, tuple[Counts, _Exceeding]]]:
         """The counts of so many seconds from ``first`` on, but for those without a request."""
         begin, end = np.searchsorted(self._seconds, (first, first + seconds)).tolist()
         starts = self._starts[begin : end + 1].tolist()
         rows = slice(starts[0], starts[-1])
         codes, counts = self._codes[rows].tolist(), self._counts[rows].tolist()
         named = zip(
-            self._seconds[begin:end].tolist(), pairwise(starts), self._beyond[begin:end].tolist(),
+            self._seconds[begin:end].tolist(),
+            pairwise(starts),
+            self._beyond[begin:end].tolist(),
+            self._exceeding[begin:end].tolist(),
             strict=True,
-        )  # fmt: skip
-        for second, (a, b), exact in named:
+        )
+        for second, (a, b), exact, exceeding in named:
             part = slice(a - rows.start, b - rows.start)
-            beyond = tuple(map(tuple, exact))
-            yield second, self._sort_out(codes[part], counts[part], beyond)
+            beyond = tuple(zip(*exact, strict=True))
+            yield second, (self._sort_out(codes[part], counts[part], beyond), exceeding)
 
     def _sort_out(
         self, codes: list[int], counts: list[int], beyond: tuple[tuple[int, int], ...]
