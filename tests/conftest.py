@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,13 @@ def pytest_sessionstart() -> None:
     make a loop that nobody closes, and warnings are errors here.
     """
     asyncio.set_event_loop(None)
+
+
+def pytest_collection_finish() -> None:
+    """The modules and the collected tests live to the end: not to be looked through for garbage
+    again and again, which was a tenth of the whole time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

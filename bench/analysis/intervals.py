@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 
 def clopper_pearson(hits: int, runs: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -10,8 +10,8 @@ def clopper_pearson(hits: int, runs: int, confidence: float = 0.95) -> tuple[flo
     if not 0 <= hits <= runs or runs < 1:
         raise ValueError(f"no counts of runs: {hits} of {runs}")
     tail = (1 - confidence) / 2
-    low = 0.0 if hits == 0 else float(beta.ppf(tail, hits, runs - hits + 1))
-    high = 1.0 if hits == runs else float(beta.ppf(1 - tail, hits + 1, runs - hits))
+    low = 0.0 if hits == 0 else float(betaincinv(hits, runs - hits + 1, tail))
+    high = 1.0 if hits == runs else float(betaincinv(hits + 1, runs - hits, 1 - tail))
     return low, high
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
-from scipy.stats import norm
 
 from llmrollouts.analysis.eprocess import (
     LATENCY_BETS,
@@ -16,7 +17,7 @@ from llmrollouts.analysis.eprocess import (
 from llmrollouts.analysis.evalue import Cell
 
 MEDIAN, SIGMA = 0.095, 0.5  # seconds; the lognormal time to first token of the specification
-THRESHOLDS = MEDIAN * np.exp(SIGMA * norm.ppf(QUANTILES))
+THRESHOLDS = MEDIAN * np.exp(SIGMA * np.array([NormalDist().inv_cdf(q) for q in QUANTILES]))
 LEVEL = 0.01 / 12
 
 

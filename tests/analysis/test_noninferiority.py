@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
-from scipy.stats import norm
 
 from llmrollouts.analysis.evalue import Cell
 from llmrollouts.analysis.noninferiority import (
@@ -15,7 +16,9 @@ from llmrollouts.analysis.noninferiority import (
 )
 
 MEDIAN, SIGMA, MARGIN, BETA = 0.095, 0.5, 1.25, 0.01
-THRESHOLDS = MEDIAN * np.exp(SIGMA * norm.ppf(PROMOTION_QUANTILES))
+THRESHOLDS = MEDIAN * np.exp(
+    SIGMA * np.array([NormalDist().inv_cdf(q) for q in PROMOTION_QUANTILES])
+)
 
 
 def _prove(seed: int, slower: float, seconds: int, rate: float = 42.5) -> int | None:
