@@ -97,6 +97,17 @@ def test_a_good_canary_is_explained_with_what_would_change_it(
     assert "With 8.5 compared canary requests a second this step finds +25% slower" in told
 
 
+def test_without_the_tap_no_distribution_is_drawn_and_it_says_why(
+    cluster: EvidenceCluster, terminal: Terminal
+) -> None:
+    cluster.data = stored(source="engine")
+    assert terminal.type("explain", "chat") == 0, terminal.err
+    assert "their distributions are not drawn" in " ".join(terminal.out.split())
+    assert "Evidence against the canary" in terminal.out
+    assert terminal.type("explain", "chat", "-o", "json") == 0, terminal.err
+    assert '"source": "engine"' in terminal.out
+
+
 def test_a_rollback_is_explained_as_final_for_the_attempt(
     cluster: EvidenceCluster, terminal: Terminal
 ) -> None:

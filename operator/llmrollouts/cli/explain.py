@@ -79,6 +79,12 @@ def explain_command(ctx: click.Context, /, name: str, plot: Path | None, **optio
 _NO_STAGE: Final = "stable is being measured first; the comparison begins with the next seconds"
 
 
+_NO_PLOT: Final = (
+    "Without the tap latencies are known between coarse bounds only: both arms are compared at the "
+    "thresholds above, and their distributions are not drawn."
+)
+
+
 def gather_explanation(cluster: Cluster, manifest: Manifest) -> Explanation:
     """Read the evidence of one LLMDeployment. Raises Failure when the cluster does not answer."""
     metadata = manifest["metadata"]
@@ -130,7 +136,7 @@ def draw_explanation(found: Explanation) -> RenderableType:
         Text(),
         draw_findings(judgement),
         Text(),
-        draw_latencies(record.state),
+        draw_latencies(record.state) if record.source == "tap" else Text(_NO_PLOT, style="dim"),
         Text(),
         draw_evidence(record.stage, record.state),
     ]
@@ -194,6 +200,7 @@ def report_explanation(found: Explanation) -> Mapping[str, object]:
         "stage": record.name if record is not None else None,
         "storedAt": record.saved_at if record is not None else None,
         "notes": list(record.notes) if record is not None else [],
+        "source": record.source if record is not None else None,
         "placebo": {"stages": record.placebo.stages, "firings": record.placebo.firings}
         if record is not None and record.placebo is not None
         else None,
