@@ -51,9 +51,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Calculations:
 
 async def settle(step: StepPower) -> None:
     for _ in range(10_000):
-        await asyncio.sleep(0.003)
         if step._task is None or step._task.done():
             return
+        await asyncio.sleep(0.003)
     raise AssertionError("it never ends")
 
 
@@ -171,3 +171,18 @@ async def test_the_gate_says_it_with_its_verdict() -> None:
     assert gate.power.message.startswith(f"With {gate.power.rate} compared canary requests")
     world.stage = "canarycana/1/2-Canary-50000"
     assert (await world.second()).power is None
+
+
+async def test_a_canary_that_hardly_anybody_asks_is_blind() -> None:
+    """0.5 % of two requests a second, without copies."""
+    world = await comparing(rate=2.0)
+    world.canary_rate = 0.01
+    world.stage = "canarycana/1/2-Canary-5000"
+    world.began = world.time
+    await world.run(330)
+    await settle(world.measurement._power)
+    gate = await world.second()
+    assert gate.power is not None
+    assert gate.power.blind
+    assert float(gate.power.rate) < 0.05
+    assert gate.verdict == "Inconclusive"
