@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from llmrollouts.analysis.burst import NONE, Burst, follow_burst
 from llmrollouts.analysis.evalue import Cell, log_e_rows
@@ -45,8 +45,7 @@ ERROR_BETS: Final = tuple(Bet(0, omega) for omega in (2.0, 4.0, 10.0, 30.0, 100.
 LIMIT_BETS: Final = tuple(Bet(0, omega) for omega in (2.0, 4.0, 10.0, 40.0))
 
 
-@dataclass(frozen=True, slots=True)
-class EvidenceState:
+class EvidenceState(NamedTuple):
     """wealth: one value a bet, in the order of the rule's bets; ticks: seconds taken in; bursts:
     one a bet, where the rule takes short bursts back."""
 
@@ -185,9 +184,10 @@ class EProcess:
         """Take in one arrival second; ``rows``: ln e of each threshold's bets, as in ``groups``;
         asked: whether the canary had a request."""
         gains, cap = [0.0] * len(self.bets), self.cap
-        for (_, places, _), row in zip(self.groups, rows, strict=True):
-            for place, gain in zip(places, row, strict=True):
-                gains[place] = gain if gain < cap else cap
+        if any(map(any, rows)):
+            for (_, places, _), row in zip(self.groups, rows, strict=True):
+                for place, gain in zip(places, row, strict=True):
+                    gains[place] = gain if gain < cap else cap
         grown = accumulate(state, gains, self.starts)
         if not self.forgives or not asked:
             return grown
