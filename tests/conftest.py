@@ -23,6 +23,13 @@ def pytest_sessionstart() -> None:
     asyncio.set_event_loop(None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that wait for processes come first: meanwhile the others have the processors, and a
+    worker that is free takes over from the one that waits. (Of workers that all wait at the end
+    none has anything else to do.)"""
+    items.sort(key=lambda item: item.path.parent.name != "worker_image")
+
+
 def pytest_collection_finish() -> None:
     """The modules and the collected tests live to the end: not to be looked through for garbage
     again and again, which was a tenth of the whole time."""

@@ -1,9 +1,11 @@
-"""Runs the project's checks and tests one after the other, with times; all of them, always.
+"""Runs the project's checks and tests, with times; all of them, always.
 
 ``python -m tools.verify check``: formats, lints, types, layers, generated files, quick tests.
 ``python -m tools.verify test``: that, the series that the quick tests sample in whole, the tests
 with a real API server, a real Prometheus and a real Envoy, and the end-to-end ones on the local
 cluster. A failure is shown in full and does not end the run.
+The checks that need no test run two at a time, each printed as a whole when it ends; the tests run
+one step after the other and show what they print at once.
 Called by `make check` and `make test`.
 """
 
@@ -13,6 +15,7 @@ import argparse
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -24,6 +27,9 @@ QUICK = (
 
 # Every test is independent of every other; a free worker takes the next from a busy one.
 TWO_CORES = ("-n", "2", "--dist", "worksteal")
+# One more than cores: a third of the quick tests' time is waiting for the processes they start.
+QUICK_WORKERS = ("-n", "3", "--dist", "worksteal")
+CORES = 2
 
 Step = tuple[str, list[str]]
 
@@ -37,9 +43,10 @@ def _python(*words: str) -> list[str]:
 
 
 def list_checks() -> list[Step]:
-    """The quick ones, in the order of their cost."""
+    """Those that run no test; independent of each other, the longest first."""
     sources = [s for s in SOURCES if (REPOSITORY / s).is_dir()]
     return [
+        ("types", _tool("mypy")),
         ("format", _tool("ruff", "format", "--check", "--quiet", *sources)),
         ("lint", _tool("ruff", "check", "--quiet", *sources)),
         ("house rules", _python("tools.checks")),
@@ -47,9 +54,12 @@ def list_checks() -> list[Step]:
         ("API reference is up to date", _python("llmrollouts.api.reference", "--check")),
         ("chart files are up to date", _python("tools.chart_files", "--check")),
         ("layers", _tool("lint-imports")),
-        ("types", _tool("mypy")),
-        ("quick tests", _python("pytest", "-q", *TWO_CORES, "-m", QUICK)),
     ]
+
+
+def list_quick_tests() -> list[Step]:
+    """What needs neither the network nor another program than Python."""
+    return [("quick tests", _python("pytest", "-q", *QUICK_WORKERS, "-m", QUICK))]
 
 
 def list_tests() -> list[Step]:
@@ -82,21 +92,56 @@ def run_steps(steps: list[Step]) -> list[str]:
         print(f"== {name}", flush=True)
         begin = time.monotonic()
         code = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
-        ended = "ok" if code == 0 else f"FAILED (exit {code})"
-        print(f"   {ended}, {time.monotonic() - begin:.1f} s", flush=True)
+        print(_end(code, time.monotonic() - begin), flush=True)
         if code:
             failed.append(name)
     return failed
+
+
+def run_side_by_side(steps: list[Step]) -> list[str]:
+    """As `run_steps`, as many at once as there are cores; what one prints stays together."""
+    failed = []
+    with ThreadPoolExecutor(CORES) as pool:
+        running = {pool.submit(_run_quietly, command): name for name, command in steps}
+        for done in as_completed(running):
+            code, said, seconds = done.result()
+            print(f"== {running[done]}\n{said}{_end(code, seconds)}", flush=True)
+            if code:
+                failed.append(running[done])
+    return failed
+
+
+def _run_quietly(command: list[str]) -> tuple[int, str, float]:
+    """Exit code, everything that it printed, seconds."""
+    begin = time.monotonic()
+    done = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    )
+    said = done.stdout if not done.stdout or done.stdout.endswith("\n") else f"{done.stdout}\n"
+    return done.returncode, said, time.monotonic() - begin
+
+
+def _end(code: int, seconds: float) -> str:
+    ended = "ok" if code == 0 else f"FAILED (exit {code})"
+    return f"   {ended}, {seconds:.1f} s"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.verify")
     parser.add_argument("what", choices=["check", "test"])
     chosen = parser.parse_args().what
-    steps = list_checks() + (list_tests() if chosen == "test" else [])
+    checks = list_checks()
+    tests = list_quick_tests() + (list_tests() if chosen == "test" else [])
     begin = time.monotonic()
-    failed = run_steps(steps)
-    print(f"{len(steps) - len(failed)} of {len(steps)} passed in {time.monotonic() - begin:.0f} s")
+    failed = run_side_by_side(checks) + run_steps(tests)
+    total = len(checks) + len(tests)
+    print(f"{total - len(failed)} of {total} passed in {time.monotonic() - begin:.0f} s")
     if failed:
         print(f"Failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

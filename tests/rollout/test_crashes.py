@@ -86,6 +86,8 @@ def test_the_end_is_the_same_after_a_crash_at_each_write(
             play(world, (at_round, writes))
             assert end_of(world) == expected, f"crash in round {at_round} after write {writes}"
             assert world.failed == 0
+            if world.life == calm.life:
+                break  # the round has no such write, and none after it: nothing crashed
 
 
 def test_a_rollback_after_promotion_survives_a_crash_at_each_write() -> None:

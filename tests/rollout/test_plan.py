@@ -324,15 +324,25 @@ STATUSES = st.builds(
 )
 
 
-@settings(
-    max_examples=150,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-@given(status=STATUSES, phase=st.sampled_from(["first", "serving", "canary", "promoted"]))
+PHASES = st.sampled_from(["first", "serving", "canary", "promoted"])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(status=STATUSES, phase=PHASES)
 def test_a_status_edited_to_nonsense_never_raises_and_heals(
     status: LLMDeploymentStatus, phase: str
 ) -> None:
+    assert_heals(status, phase)
+
+
+@pytest.mark.thorough
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(status=STATUSES, phase=PHASES)
+def test_no_nonsense_in_a_status_ever_raises(status: LLMDeploymentStatus, phase: str) -> None:
+    assert_heals(status, phase)
+
+
+def assert_heals(status: LLMDeploymentStatus, phase: str) -> None:
     begin: dict[str, Callable[[], World]] = {
         "first": World,
         "serving": serving,
