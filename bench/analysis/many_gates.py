@@ -8,12 +8,12 @@ it leaves out: hard limits and the wording of findings.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from llmrollouts.analysis.burst import CAPPED, LONGEST, QUIET
+from llmrollouts.analysis.burst import QUIET, least_won
 from llmrollouts.analysis.counts import Metric
 from llmrollouts.analysis.eprocess import MOST_WEALTH, EProcess
 from llmrollouts.analysis.evalue import FloatArray
@@ -107,12 +107,12 @@ class ManyGates:
         enough = seen >= MIN_CANARY_REQUESTS if row.guarded else np.ones_like(seen, dtype=bool)
         asked = cells[:, :, list(row.thresholds), 1].max(axis=2) > 0
         wealth = np.full((runs, len(rule.bets)), rule.start_weight)
-        bursts = _Bursts(wealth.shape, rule.cap)
+        bursts = Bursts(runs, rule.cap, rule.longest)
         when = np.full(runs, np.inf)
         for second in range(seconds):
             gain, before = gains[:, second], wealth + rule.starts.fresh(second + 1)
             wealth = np.minimum(before * np.exp(gain), MOST_WEALTH)
-            if rule.forgives:
+            if rule.longest:
                 wealth = bursts.follow(gain, before, wealth, asked[:, second])
             reached = wealth.mean(axis=1) + rule.starts.unspent(second + 1) >= needed
             when[reached & enough[:, second] & np.isinf(when)] = second + 1 + math.ceil(row.lag)
@@ -160,13 +160,17 @@ class ManyGates:
         return latest
 
 
-class _Bursts:
+class Bursts:
     """``burst.follow_burst`` for all bets of all runs."""
 
-    def __init__(self, shape: tuple[int, ...], cap: float) -> None:
-        self._cap = cap
-        self._seconds, self._capped, self._quiet = (np.zeros(shape, dtype=int) for _ in range(3))
-        self._before = np.zeros(shape)
+    def __init__(self, runs: int, cap: float, longest: Sequence[int]) -> None:
+        """longest: one a bet, as in ``EProcess``."""
+        self._longest = np.array(longest, dtype=int)
+        shape = (runs, len(longest))
+        self._seconds, self._quiet = (np.zeros(shape, dtype=int) for _ in range(2))
+        self._won, self._before = (np.zeros(shape) for _ in range(2))
+        most = max(longest, default=0)
+        self._least = np.array([least_won(seconds, cap) for seconds in range(most + 1)])
 
     def follow(
         self, gain: FloatArray, before: FloatArray, wealth: FloatArray, asked: BoolArray
@@ -176,13 +180,14 @@ class _Bursts:
         rising, quiet = here & (gain > 0), here & (gain <= 0) & (self._seconds > 0)
         self._before = np.where(rising & (self._seconds == 0), before, self._before)
         self._seconds += rising
-        self._capped += rising & (gain >= self._cap)
+        self._won += np.where(rising, gain, 0.0)
         self._quiet = np.where(rising, 0, self._quiet + quiet)
         ended = self._quiet >= QUIET
-        taken = ended & (self._capped >= CAPPED) & (self._seconds <= LONGEST)
+        least = self._least[np.minimum(self._seconds, len(self._least) - 1)]
+        taken = ended & (self._seconds <= self._longest) & (self._won >= least)
         wealth = np.where(taken, np.minimum(wealth, self._before), wealth)
-        for count in (self._seconds, self._capped, self._quiet):
-            count[ended] = 0
+        for state in (self._seconds, self._won, self._quiet):
+            state[ended] = 0
         return wealth
 
 

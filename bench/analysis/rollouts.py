@@ -2,7 +2,8 @@
 
 The steps are the default plan and the watch after the promotion, with the budget split over them
 as the operator does. The shadow step of 24 hours and the watch of one hour are cut to their first
-30 minutes. The service has five workers; mirrored requests keep the canary as busy as stable.
+30 minutes. The service has five workers where nothing else is said; mirrored requests keep the
+canary as busy as stable.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ from llmrollouts.analysis.evalue import FloatArray
 from llmrollouts.analysis.policy import Policy
 
 WORKERS: Final = 5
-# Share of the users, canary workers, seconds; the last is the watch.
+# Share of the users, seconds; the last is the watch.
 STEPS: Final = (
-    ("shadow 5%", 0.05, 1, 1800),
-    ("0.5%", 0.005, 1, 1800),
-    ("5%", 0.05, 1, 900),
-    ("25%", 0.25, 2, 600),
-    ("50%", 0.5, 3, 600),
-    ("watch", 0.99, 5, 1800),
+    ("shadow 5%", 0.05, 1800),
+    ("0.5%", 0.005, 1800),
+    ("5%", 0.05, 900),
+    ("25%", 0.25, 600),
+    ("50%", 0.5, 600),
+    ("watch", 0.99, 1800),
 )
 
 
@@ -71,18 +72,20 @@ class World:
     paths: Nuisance
     mixture: Mixture = PLAIN
     offset: float = 0.0
+    workers: int = WORKERS
 
 
-def plan_steps(rate: float, policy: Policy) -> list[Step]:
+def plan_steps(rate: float, policy: Policy, service: int = WORKERS) -> list[Step]:
+    """The stages of a service of so many workers; a canary has its share of them, rounded up."""
     budget = Budget(policy.error_budget)
     steps = []
-    for number, (name, share, workers, seconds) in enumerate(STEPS):
+    for number, (name, share, seconds) in enumerate(STEPS):
         level, budget = budget.allot(len(STEPS) - number)
-        each = rate / WORKERS
+        each, workers = rate / service, math.ceil(share * service)
         if name == "watch":
             rates = Rates(rate * share, rate * (1 - share), workers, 1)
         else:
-            stable = max(2, WORKERS - (workers if share > 0.2 else 0))
+            stable = max(2, service - (workers if share > 0.2 else 0))
             rates = Rates(each * workers, each * stable, workers, stable)
         steps.append(Step(name, rates, seconds, level))
     return steps
@@ -100,7 +103,7 @@ def count_rollbacks(
         size = min(block, runs - begin)
         offset = rng.normal(0, 1, (2, size)) * world.offset
         gone = np.zeros(size, dtype=bool)
-        for step in plan_steps(world.rate, policy):
+        for step in plan_steps(world.rate, policy, world.workers):
             stage = make_stage(
                 policy, step.level, step.seconds, step.rates.workers, world.mixture,
                 watch=step.watch,
@@ -204,4 +207,5 @@ WORLDS: Final = (
     World("5 requests/s", 5.0, _iid),
     World("50 requests/s", 50.0, _iid),
     World("stalls, one a worker and hour", 21.25, _stalls(3600)),
+    World("stalls, 20 workers", 85.0, _stalls(600), workers=20),
 )

@@ -187,16 +187,20 @@ def test_every_latency_has_its_own_evidence(metric: Metric) -> None:
 
 @pytest.mark.parametrize(("rate", "limit"), [(4.25, 22), (42.5, 14)])
 def test_a_regression_that_begins_late_is_found_as_quickly(rate: float, limit: int) -> None:
+    """p95: at most one of eight may take longer."""
     stage = make_stage(FIRST_TOKEN, Policy(margin=1.05))
-    for seed in range(5):
+    delays = []
+    for seed in range(8):
         arms = Arms(stage, rate, 4 * rate, slower(2, onset=200), seed=seed)
         gate, state, decided = run(arms, 240)
         assert decided is not None
-        assert 200 < decided <= 200 + limit
+        delays.append(decided - 200)
         judgement = gate.judge(state)
         assert judgement.first_seen is not None
         assert 190 <= judgement.first_seen <= 210
         assert judgement.decided == decided + 1  # the lag of the first token is one second
+    assert min(delays) > 0
+    assert sum(delay > limit for delay in delays) <= 1, delays
 
 
 def test_a_regression_long_after_the_planned_end_is_still_found() -> None:

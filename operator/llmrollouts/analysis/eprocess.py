@@ -74,7 +74,7 @@ class EvidenceState(NamedTuple):
         values = tuple(float(value) for value in wealth)
         if ticks < 0 or not all(0 <= value <= MOST_WEALTH for value in values):
             raise ValueError("stored evidence lies outside its bounds")
-        running = tuple(Burst(int(s), int(c), int(q), float(w)) for s, c, q, w in bursts)
+        running = tuple(Burst(int(s), float(g), int(q), float(w)) for s, g, q, w in bursts)
         if len(running) not in {0, len(values)}:
             raise ValueError("stored evidence has a burst for each bet, or none")
         return cls(values, ticks, running)
@@ -134,8 +134,8 @@ def weigh(state: EvidenceState, starts: StartTimes) -> float:
 class EProcess:
     """The rule: bets, the length of the stage in seconds, the weight on starting at once, a cap.
 
-    A stage may be extended past ``stage_ticks``: see ``StartTimes``. forgives: whether short bursts
-    are taken back (``burst``).
+    A stage may be extended past ``stage_ticks``: see ``StartTimes``. forgives: by threshold,
+    the seconds of the longest burst that is taken back (``burst``), 0 for none; empty: none at all.
     """
 
     bets: tuple[Bet, ...]
@@ -143,12 +143,14 @@ class EProcess:
     start_weight: float = 0.5
     cap: float = TICK_CAP
     late_weight: float = 0.0
-    forgives: bool = False
+    forgives: tuple[int, ...] = ()
     starts: StartTimes = field(init=False, repr=False)
     # For each threshold: its number, the places of its bets, and their ln omega.
     groups: tuple[tuple[int, tuple[int, ...], tuple[float, ...]], ...] = field(
         init=False, repr=False
     )
+    # For each bet, of ``forgives``; empty: no burst is followed.
+    longest: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.bets:
@@ -161,6 +163,9 @@ class EProcess:
             logs = tuple(math.log(self.bets[i].omega) for i in places)
             groups.append((threshold, places, logs))
         object.__setattr__(self, "groups", tuple(groups))
+        followed = self.bets if any(self.forgives) else ()
+        longest = tuple(self.forgives[bet.threshold] for bet in followed)
+        object.__setattr__(self, "longest", longest)
 
     def start(self) -> EvidenceState:
         return EvidenceState((self.start_weight,) * len(self.bets))
@@ -189,7 +194,7 @@ class EProcess:
                 for place, gain in zip(places, row, strict=True):
                     gains[place] = gain if gain < cap else cap
         grown = accumulate(state, gains, self.starts)
-        if not self.forgives or not asked:
+        if not self.longest or not asked:
             return grown
         return self._forgive(state, grown, gains)
 
@@ -204,7 +209,8 @@ class EProcess:
             if gain <= 0 and not burst.seconds:  # nothing runs and nothing begins: most bets
                 bursts.append(NONE)
                 continue
-            followed, ended = follow_burst(burst, gain, self.cap, state.wealth[bet] + fresh)
+            before = state.wealth[bet] + fresh
+            followed, ended = follow_burst(burst, gain, self.cap, before, self.longest[bet])
             bursts.append(followed)
             if ended:
                 wealth[bet] = min(wealth[bet], burst.before)
