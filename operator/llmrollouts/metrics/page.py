@@ -7,12 +7,13 @@ not have, a stream that nobody asked for are all PageErrors that name the worker
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 from urllib.parse import urlencode
+
+import msgspec
 
 from llmrollouts.analysis.counts import Counts, Measurement, Outcomes, Stream
 from llmrollouts.analysis.grid import OVERFLOW
@@ -22,6 +23,9 @@ LONGEST_PAGE: Final = 1 << 20
 # log2 of the tokens of an answer: no model writes 2**40 of them.
 TOKEN_CLASSES: Final = 40
 _LONGEST_BOOT: Final = 128
+# Strict JSON: NaN and Infinity are none. Several times as fast as the standard library's, which
+# was most of what a page cost.
+_DECODER: Final = msgspec.json.Decoder()
 
 
 class PageError(Exception):
@@ -84,9 +88,10 @@ def parse_page(body: bytes, worker: str, measurement: Measurement | None) -> Pag
     if len(body) > LONGEST_PAGE:
         raise PageError(f"{worker} answered more than {LONGEST_PAGE} bytes")
     try:
-        raw = json.loads(body, parse_constant=_refuse_constant)
-        return _read(raw, measurement)
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        return _read(_DECODER.decode(body), measurement)
+    except (
+        msgspec.DecodeError, ValueError, TypeError, LookupError, AttributeError, RecursionError
+    ) as error:  # fmt: skip
         told = f"{type(error).__name__}: {error}"[:200]
         raise PageError(f"{worker} answered no page of samples: {told}") from error
 
@@ -226,10 +231,6 @@ def _seconds(value: Any) -> float:
     if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
         raise ValueError(f"no time: {str(value)[:20]}")
     return float(value)
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number")
 
 
 def _join(values: Mapping[str, tuple[float, ...]]) -> str:
