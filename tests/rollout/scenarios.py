@@ -48,6 +48,18 @@ def in_step(
     return world
 
 
+def failed_first() -> World:
+    """The very first revision died twice and failed; its workers would die again."""
+    world = World()
+    world.starts_broken.add("<A>")
+    world.run(seconds=10)
+    for _ in range(2):
+        world.kill_container(world.name("A"))
+        world.run(seconds=5)
+    assert world.status.phase == "Failed"
+    return world
+
+
 def promoted(world: World | None = None, latency: str = "Off", **strategy: object) -> World:
     """<B> was promoted a moment ago and <A> is warm."""
     world = rolling(world, latency, **strategy)

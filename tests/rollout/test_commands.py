@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.rollout.scenarios import in_step, promoted, serving
+from tests.rollout.scenarios import failed_first, in_step, promoted, serving
 from tests.rollout.specs import SHORT_STEPS, make_spec
 from tests.rollout.world import World
 
@@ -160,13 +160,7 @@ def test_an_override_ends_when_the_spec_names_another_revision() -> None:
 
 
 def test_retry_of_a_failed_first_revision_starts_with_fresh_workers() -> None:
-    world = World()
-    world.starts_broken.add("<A>")
-    world.run(seconds=10)
-    for _ in range(2):
-        world.kill_container(world.name("A"))
-        world.run(seconds=5)
-    assert world.status.phase == "Failed"
+    world = failed_first()
     old = {pod.name for pod in world.pods}
     world.starts_broken.clear()
     world.say("retry:<A>")

@@ -10,7 +10,7 @@ import pytest
 from llmrollouts.api.share import NONE, Share
 from llmrollouts.rollout.effects import ApplyWorkers, DeleteWorkers
 from llmrollouts.rollout.plan import plan
-from tests.rollout.scenarios import at_rest, in_step, promoted, rolling, serving
+from tests.rollout.scenarios import at_rest, failed_first, in_step, promoted, rolling, serving
 from tests.rollout.sight import observe
 from tests.rollout.specs import SETTINGS, SHORT_STEPS, make_spec
 from tests.rollout.world import World
@@ -120,16 +120,7 @@ def test_r09_too_few_requests_are_told_with_a_forecast() -> None:
 
 @pytest.mark.parametrize("phase", ["paused", "held", "lapsed", "growing", "rejected", "failed"])
 def test_r10_a_new_revision_leaves_any_state(phase: str) -> None:
-    if phase == "failed":
-        world = World()
-        world.starts_broken.add("<A>")
-        world.run(seconds=10)
-        for _ in range(2):
-            world.kill_container(world.name("A"))
-            world.run(seconds=5)
-        assert world.status.phase == "Failed"
-    else:
-        world = in_step(2)
+    world = failed_first() if phase == "failed" else in_step(2)
     match phase:
         case "paused":
             world.say("pause")
