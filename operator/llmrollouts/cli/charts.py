@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Final
 
@@ -21,6 +22,7 @@ from llmrollouts.analysis.stage import Stage
 
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 WIDTH: Final = 60
+_EPOCH: Final = 1_000_000_000  # seconds: what is above counts from 1970, as the operator does
 HEIGHT: Final = 6
 _NAMES: Final = {
     Metric.TTFT: "time to first token",
@@ -45,8 +47,16 @@ def draw_evidence(stage: Stage, state: GateState) -> RenderableType:
         values = _resample([max(0.0, value) for _, value in points], WIDTH)
         parts.append(Text(f"Evidence against the canary, {name} (─ decides)", style="bold"))
         parts.append(_draw_bars(values, needed))
-        parts.append(Text(_between(f"{first:,} s", f"{last:,} s", "arrival second"), style="dim"))
+        ends = _between(say_second(first), say_second(last), "arrivals")
+        parts.append(Text(ends, style="dim"))
     return Group(*parts)
+
+
+def say_second(second: int) -> str:
+    """An arrival second for people: of a running rollout the time of day, of a trace its own."""
+    if second < _EPOCH:
+        return f"{second:,} s"
+    return f"{datetime.fromtimestamp(second, UTC):%H:%M:%SZ}"
 
 
 def _nearness(line: tuple[str, tuple[Sequence[tuple[int, float]], float]]) -> float:

@@ -17,6 +17,7 @@ from llmrollouts.analysis.gate import Gate, GateState
 from llmrollouts.analysis.grid import BOUNDS, OVERFLOW
 from llmrollouts.analysis.histogram import Histogram
 from llmrollouts.analysis.stage import Stage
+from llmrollouts.cli.charts import say_second
 from llmrollouts.cli.failure import Failure
 
 if TYPE_CHECKING:
@@ -73,13 +74,14 @@ def _plot_latency(axis: Axes, metric: Metric, stage: Stage, both: Histogram) -> 
 
 def _plot_history(axis: Axes, stage: Stage, state: GateState) -> None:
     levels = Gate(stage).levels
-    for name, history in state.history.items():
-        if history.points and name in levels:
-            seconds, values = zip(*history.points, strict=True)
-            needed = -math.log(levels[name])
-            axis.plot(seconds, np.array(values) / needed, label=name, linewidth=1.2)
+    drawn = {n: h.points for n, h in state.history.items() if h.points and n in levels}
+    begin = min((points[0][0] for points in drawn.values()), default=0)
+    for name, points in drawn.items():
+        seconds, values = (np.array(column) for column in zip(*points, strict=True))
+        needed = -math.log(levels[name])
+        axis.plot(seconds - begin, values / needed, label=name, linewidth=1.2)
     axis.axhline(1.0, color="tab:red", linewidth=1, label="decides")
     axis.set_ylim(bottom=-1.0)
-    axis.set_xlabel("arrival second")
+    axis.set_xlabel(f"arrivals, seconds after {say_second(begin)}")
     axis.set_ylabel("evidence, part of what is needed (log)")
     axis.legend(loc="upper left", ncols=3, fontsize="small")

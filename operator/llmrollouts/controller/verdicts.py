@@ -38,8 +38,8 @@ LEAST_REQUESTS: Final = 20
 # Said with every verdict of workers that are read by their engine's own histograms.
 WITHOUT_TAP: Final = (
     "Without the tap this is judged by the engine's own histograms: a request counts as slower "
-    "only beyond the next of their coarse bounds, one that hangs or is given up is not seen, time "
-    "to output token R is not compared, and nothing is shown to be no worse, so no share above 5% "
+    "only beyond the next of their coarse bounds, one that hangs or is given up is not seen, times "
+    "end to end are not compared, and nothing is shown to be no worse, so no share above 5% "
     "follows by itself. To mend it run the tap: an engine image whose vLLM takes --middleware, and "
     "spec.revision.engine.tap not false"
 )
