@@ -124,7 +124,8 @@ def test_a_good_revision_is_proven_and_promoted_and_watched_afterwards(
     given = gated(
         chat,
         replicas=2,
-        steps=[shadow("30%", "10s"), canary("5%", "10s"), canary("50%", "10s")],
+        # The last one is long enough for the load of both sides to be known and compared.
+        steps=[shadow("30%", "10s"), canary("5%", "10s"), canary("50%", "25s")],
         objectives={"promotionMargin": "150%", "margin": "30%"},
         rollback_window="10m",
     )

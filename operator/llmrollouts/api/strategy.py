@@ -155,8 +155,9 @@ class Strategy(ApiModel):
     """The steps, in order: shadow steps first, then canary steps with rising shares. After the last
     one every user moves to the new revision."""
     match_load: bool = True
-    """Fill canary workers with copied requests during canary steps until they are as busy as stable
-    ones, so that the two can be compared."""
+    """Make canary workers as busy as stable ones during canary steps, so that the two can be
+    compared: so many of them that none is busier, as far as `maxExtraReplicas` allows, and copied
+    requests for what is missing. Above 50% they are busier; then only failures are compared."""
     rollback_window: WindowText = "1h"
     """How long the replaced revision stays warm after a promotion, for a rollback in seconds."""
     max_extra_replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] | None = None
@@ -170,3 +171,8 @@ class Strategy(ApiModel):
     metrics and looks together. A smaller one makes every detection slower."""
     ready_timeout: ReadyTimeoutText = "30m"
     """How long workers may take to become ready before the revision counts as failed."""
+
+    def room_above(self, replicas: int) -> int:
+        """Workers that there may be above ``replicas`` during a rollout."""
+        extra = self.max_extra_replicas
+        return replicas if extra is None else max(0, extra)

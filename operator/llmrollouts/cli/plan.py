@@ -23,7 +23,7 @@ from llmrollouts.cli.columns import draw_columns
 from llmrollouts.cli.failure import BadInput
 from llmrollouts.cli.policy_file import PlannedStep, PolicyFile, read_policy
 from llmrollouts.cli.session import Session
-from llmrollouts.rollout.capacity import workers_for
+from llmrollouts.rollout.capacity import canary_workers, workers_for
 
 # The control group yields this many times the canary's requests, where stable has them.
 _CONTROL: Final = 4
@@ -109,12 +109,16 @@ def plan_power(
 def _find_step(
     given: PolicyFile, step: PlannedStep, rate: float, replicas: int, sigma: float
 ) -> StepPower:
-    workers = workers_for(Share(round(step.share * WHOLE)), replicas)
+    share = Share(round(step.share * WHOLE))
     users = step.share * rate
-    # Canary steps are filled up with mirrored requests to the load of stable workers.
-    matched = workers * rate / replicas if given.strategy.match_load else 0.0
-    canary = min(rate, max(users, matched) if step.kind == "Canary" else users)
-    stable = rate - users if step.kind == "Canary" else rate
+    if step.kind == "Canary":
+        workers = canary_workers(share, replicas, given.strategy)
+        stable = rate - users
+        # Filled up with mirrored requests to the load of stable workers.
+        matched = workers * stable / replicas if given.strategy.match_load else 0.0
+        canary = min(rate, max(users, matched))
+    else:
+        workers, stable, canary = workers_for(share, replicas), rate, users
     control = min(stable, _CONTROL * canary)
     stage = suppose_stage(given.policy, step.level, step.seconds, workers)
     powers = find_power(make_setting(stage, canary, control, sigma))

@@ -19,10 +19,12 @@ from typing import Final, Literal
 from llmrollouts.analysis.policy import Policy
 from llmrollouts.api import labels
 from llmrollouts.api.duration import parse_duration
+from llmrollouts.api.share import WHOLE
 from llmrollouts.api.spec import LLMDeploymentSpec
 from llmrollouts.api.status import LLMDeploymentStatus
 from llmrollouts.controller.keys import Key
 from llmrollouts.metrics.port import Candidate, Worker
+from llmrollouts.rollout.facts import read_share
 from llmrollouts.rollout.observation import Observation, WorkerPod
 from llmrollouts.rollout.policy import make_policy
 
@@ -90,8 +92,7 @@ def assign(seen: Observation, warm: Mapping[str, float]) -> Assignment | None:
         control=_candidates(seen.pods, reference, warm),
         kind=kind,
         ticks=_ticks(status, spec),
-        matches_load=copies
-        and (kind == "Watch" or (kind == "Canary" and spec.strategy.match_load)),
+        matches_load=copies and (kind == "Watch" or _can_match(status, spec)),
         observes=gate.mode == "Observe",
         placebo=gate.placebo,
         policy=policy,
@@ -113,6 +114,14 @@ def _kind(status: LLMDeploymentStatus) -> Literal["Shadow", "Canary", "Watch"]:
     if status.canary_revision is None:
         return "Watch"
     return status.step.kind if status.step is not None else "Canary"
+
+
+def _can_match(status: LLMDeploymentStatus, spec: LLMDeploymentSpec) -> bool:
+    """Above a half of the users even a canary of stable's size is busier than stable."""
+    step = status.step
+    if step is None or step.kind != "Canary" or not spec.strategy.match_load:
+        return False
+    return 2 * read_share(step.share).ppm <= WHOLE
 
 
 def _policy(spec: LLMDeploymentSpec) -> tuple[Policy | None, str]:

@@ -234,5 +234,11 @@ def _shortage(compared: Comparison, judgement: Judgement, conditions: Conditions
         )
         return wait(Reason.TOO_FEW_SAMPLES, f"needs {need} more requests of the canary, {soon}")
     if conditions.matches_load and load.match in (Match.BUSIER, Match.IDLER):
-        return wait(Reason.LOAD_NOT_MATCHED, load.describe())
+        told = load.describe()
+        if load.match is Match.BUSIER:
+            told += (
+                ". More workers make them equal: raise spec.strategy.maxExtraReplicas; with "
+                "matchLoad: false such a step compares failures only"
+            )
+        return wait(Reason.LOAD_NOT_MATCHED, told)
     return None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from llmrollouts.api.share import WHOLE, Share
 from llmrollouts.api.status import LLMDeploymentStatus
+from llmrollouts.api.strategy import Strategy
 from llmrollouts.rollout.facts import Facts, read_share
 
 
@@ -34,6 +35,17 @@ def workers_for(share: Share, replicas: int) -> int:
     return max(1, -(-share.ppm * replicas // WHOLE))
 
 
+def matched_workers(share: Share, replicas: int) -> int:
+    """Canary workers that are no busier than ``replicas`` stable ones that answer the others.
+
+    Stable keeps its size, so its workers get idler as the share grows: with as many as carry the
+    share at the load before, a canary worker would have twice the requests of a stable one at 50 %,
+    and their latencies could not be compared. Above a half even a canary of full size is busier.
+    """
+    left = WHOLE - share.ppm
+    return replicas if 2 * share.ppm >= WHOLE else max(1, -(-share.ppm * replicas // left))
+
+
 def carried_share(ready: int, replicas: int) -> Share:
     """The largest share that ``ready`` workers carry at the load of a stable worker."""
     return Share(min(WHOLE, ready * WHOLE // max(1, replicas)))
@@ -44,8 +56,21 @@ def needed_workers(status: LLMDeploymentStatus, facts: Facts) -> int:
     if status.promotion is not None:
         # One worker stays on the side that serves until users have left it.
         return max(1, min(facts.replicas, facts.room - 1))
-    share = read_share(status.step.share) if status.step is not None else Share(0)
-    return workers_for(share, facts.replicas)
+    if status.step is None:
+        return 1
+    share = read_share(status.step.share)
+    if status.step.kind == "Shadow":
+        return workers_for(share, facts.replicas)
+    return canary_workers(share, facts.replicas, facts.spec.strategy)
+
+
+def canary_workers(share: Share, replicas: int, strategy: Strategy) -> int:
+    """Workers for a canary step: no busier than stable's where there is room for that beside a
+    stable side of full size, and never fewer than carry the share."""
+    carrying = workers_for(share, replicas)
+    if not strategy.match_load:
+        return carrying
+    return max(carrying, min(matched_workers(share, replicas), strategy.room_above(replicas)))
 
 
 def plan_capacity(status: LLMDeploymentStatus, facts: Facts) -> Capacity:

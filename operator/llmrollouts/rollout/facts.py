@@ -97,8 +97,7 @@ class Facts:
     @property
     def room(self) -> int:
         """How many workers of all revisions there may be during a rollout."""
-        extra = self.spec.strategy.max_extra_replicas
-        return self.replicas + (self.replicas if extra is None else max(0, extra))
+        return self.replicas + self.spec.strategy.room_above(self.replicas)
 
     @property
     def rollback_window(self) -> timedelta:

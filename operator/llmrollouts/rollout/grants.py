@@ -8,7 +8,12 @@ rollout. It falls at once and without any condition. Called by steps.py and prom
 from __future__ import annotations
 
 from llmrollouts.api.share import NONE, WHOLE, Share
-from llmrollouts.rollout.capacity import carried_share, plan_capacity, workers_for
+from llmrollouts.rollout.capacity import (
+    canary_workers,
+    carried_share,
+    plan_capacity,
+    workers_for,
+)
 from llmrollouts.rollout.checks import first_objection
 from llmrollouts.rollout.draft import Draft
 from llmrollouts.rollout.facts import Facts, read_share
@@ -49,7 +54,7 @@ def granted_share(draft: Draft, facts: Facts) -> Share:
         return now
     if draft.target != status.canary_revision:
         return now
-    enough = workers_for(wanted, facts.replicas)
+    enough = canary_workers(wanted, facts.replicas, facts.spec.strategy)
     told = facts.programmed_endpoints(status.canary_revision or "")
     return wanted if ready >= enough and told >= enough and facts.traffic.settled else now
 
