@@ -7,11 +7,16 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.apiserver import ApiServer, start_apiserver
 
 # They assert, and pytest does not collect them itself. Said here, before any test imports them.
 pytest.register_assert_rewrite("tests.kube.contract", "tests.rollout.rules")
+
+# Nothing is judged by a clock here: a busy machine fails no test.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_sessionstart() -> None:

@@ -117,7 +117,7 @@ _OUTCOMES = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40)
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     ticks=st.lists(
         st.tuples(st.integers(0, 30), st.integers(0, 30), _COUNTS, _COUNTS, _OUTCOMES, _OUTCOMES),

@@ -82,7 +82,7 @@ MISFORTUNES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(MISFORTUNES, st.lists(st.floats(0.95, 1.05), min_size=3, max_size=3))
 def test_whatever_happens_two_never_lead_at_once_and_epochs_only_grow(
     misfortunes: list[tuple[float, int, str, float, float]], rates: list[float]

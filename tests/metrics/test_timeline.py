@@ -224,7 +224,7 @@ def test_a_restart_goes_on_where_it_stood_and_reads_the_gap_again() -> None:
     assert cut.counted("canary") == whole.counted("canary")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_whatever_happens_to_pages_a_request_counts_once_or_not_at_all(data: st.DataObject) -> None:
     apart = data.draw(st.sampled_from((0.0, 0.3, 0.7)))

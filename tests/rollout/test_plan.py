@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrollouts.api.share import Share
@@ -327,7 +327,7 @@ STATUSES = st.builds(
 PHASES = st.sampled_from(["first", "serving", "canary", "promoted"])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(status=STATUSES, phase=PHASES)
 def test_a_status_edited_to_nonsense_never_raises_and_heals(
     status: LLMDeploymentStatus, phase: str
@@ -336,7 +336,7 @@ def test_a_status_edited_to_nonsense_never_raises_and_heals(
 
 
 @pytest.mark.thorough
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1000)
 @given(status=STATUSES, phase=PHASES)
 def test_no_nonsense_in_a_status_ever_raises(status: LLMDeploymentStatus, phase: str) -> None:
     assert_heals(status, phase)

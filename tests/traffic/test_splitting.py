@@ -213,7 +213,7 @@ GOALS = [
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 async def test_no_write_ever_shows_more_of_the_canary_than_before_or_than_is_wanted(
     seed: int,
 ) -> None:
