@@ -32,6 +32,9 @@ from bench.analysis.worlds import (
 from llmrollouts.analysis.budget import Budget
 from llmrollouts.analysis.evalue import FloatArray
 from llmrollouts.analysis.policy import Policy
+from llmrollouts.api.share import WHOLE, Share
+from llmrollouts.api.strategy import Strategy
+from llmrollouts.rollout.capacity import canary_workers
 
 WORKERS: Final = 5
 # Share of the users, seconds; the last is the watch.
@@ -76,19 +79,27 @@ class World:
 
 
 def plan_steps(rate: float, policy: Policy, service: int = WORKERS) -> list[Step]:
-    """The stages of a service of so many workers; a canary has its share of them, rounded up."""
+    """The stages of a service of so many workers, with canary workers as the product has them:
+    stable keeps its size, and copies fill a canary worker to the load of a stable one."""
     budget = Budget(policy.error_budget)
     steps = []
     for number, (name, share, seconds) in enumerate(STEPS):
         level, budget = budget.allot(len(STEPS) - number)
-        each, workers = rate / service, math.ceil(share * service)
         if name == "watch":
-            rates = Rates(rate * share, rate * (1 - share), workers, 1)
+            rates = Rates(rate * share, rate * (1 - share), math.ceil(share * service), 1)
         else:
-            stable = max(2, service - (workers if share > 0.2 else 0))
-            rates = Rates(each * workers, each * stable, workers, stable)
+            users = 0.0 if name.startswith("shadow") else share
+            workers = _count_workers(users, share, service)
+            each = rate * (1 - users) / service
+            rates = Rates(each * workers, each * service, workers, service)
         steps.append(Step(name, rates, seconds, level))
     return steps
+
+
+def _count_workers(users: float, share: float, service: int) -> int:
+    if not users:
+        return math.ceil(share * service)
+    return canary_workers(Share(round(users * WHOLE)), service, Strategy())
 
 
 def count_rollbacks(

@@ -52,6 +52,16 @@ def test_a_canary_that_never_answers_is_said_to_be_at_least_so_slow() -> None:
     assert "is at least" in gate.judge(state).message
 
 
+def test_nothing_is_said_of_the_time_per_token_of_answers_that_have_none() -> None:
+    stage = make_stage((Metric.TPOT,))
+    gate, state, _ = run(Arms(stage, 42.5, 170.0, black_hole), 30)
+    found = gate.judge(state).finding
+    assert found is not None
+    assert found.metric == "tpot"
+    assert found.ratios == {}
+    assert "stable's;" not in found.message
+
+
 def test_no_harm_is_said_with_the_number_of_requests() -> None:
     stage = make_stage((Metric.TTFT,))
     gate, state, _ = run(Arms(stage, 42.5, 170.0), 90)

@@ -99,6 +99,10 @@ def _speak_of_latency(
     histogram = state.histograms.get(metric.value)
     ratios = compare_quantiles(histogram, max(places.lags)) if histogram is not None else None
     unanswered = find_unanswered(histogram) if histogram is not None else frozenset()
+    if metric is Metric.TPOT and ratios is not None:
+        # The age of a request without tokens bounds no time per token from below.
+        ratios = {name: ratio for name, ratio in ratios.items() if name not in unanswered}
+        unanswered = frozenset()
     text = describe_latency(name_in(stage, metric.value), cell, bounds, ratios, unanswered)
     lower = max(-1.0, ks_excess(spoken.cells, levels[band_name(metric)]))
     return _Speech(cell, f"{text}; {spoken.evidence}", bounds, ratios, lower)
