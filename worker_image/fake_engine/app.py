@@ -11,6 +11,8 @@ import dataclasses
 import itertools
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from . import answers
 from .behavior import BadBehavior, change
@@ -29,6 +31,17 @@ GENERATING = {CHAT, COMPLETIONS, RESPONSES, MESSAGES}
 READ_AS = {RESPONSES: completion_body, MESSAGES: chat_body}
 POSTS = {*GENERATING, "/tokenize"}
 GETS = {"/v1/models", "/version", "/health", "/load", "/metrics", "/ping"}
+
+
+@contextmanager
+def _watching(exchange: Exchange, choice: Choice) -> Iterator[asyncio.Future[None]]:
+    """Done once the client has left, which also wakes whoever waits for tokens."""
+    watcher = asyncio.ensure_future(exchange.wait_for_disconnect())
+    watcher.add_done_callback(lambda _: choice.generation.changed.set())
+    try:
+        yield watcher
+    finally:
+        watcher.cancel()
 
 
 class App:
@@ -150,8 +163,6 @@ class App:
     async def _answer(
         self, exchange: Exchange, request: Request, fate: Fate, choices: list[Choice]
     ) -> None:
-        watcher = asyncio.ensure_future(exchange.wait_for_disconnect())
-        watcher.add_done_callback(lambda _: choices[0].generation.changed.set())
         prefix = "chatcmpl" if request.is_chat else "cmpl"
         request_id = f"{prefix}-{next(self._ids):016x}"
         style = answers.Style(
@@ -166,13 +177,11 @@ class App:
             if self._engine.options.request_id_headers
             else []
         )
-        try:
+        with _watching(exchange, choices[0]) as watcher:
             if request.stream:
                 await self._stream(exchange, watcher, request, fate, choices, style, headers)
             else:
                 await self._answer_whole(exchange, watcher, request, choices, style, headers)
-        finally:
-            watcher.cancel()
 
     async def _answer_whole(
         self,
@@ -329,8 +338,6 @@ class App:
     async def _respond(
         self, exchange: Exchange, request: Request, fate: Fate, choice: Choice
     ) -> None:
-        watcher = asyncio.ensure_future(exchange.wait_for_disconnect())
-        watcher.add_done_callback(lambda _: choice.generation.changed.set())
         response = Response(
             number=next(self._ids),
             created=int(time.time()),
@@ -338,31 +345,25 @@ class App:
             prompt_tokens=len(request.prompts[0]),
             max_tokens=request.max_tokens,
         )
-        try:
+        with _watching(exchange, choice) as watcher:
             if request.stream:
                 await stream_response(exchange, watcher, fate, choice, response)
             else:
                 await answer_response(exchange, watcher, choice, response)
-        finally:
-            watcher.cancel()
 
     async def _answer_message(
         self, exchange: Exchange, request: Request, fate: Fate, choice: Choice
     ) -> None:
-        watcher = asyncio.ensure_future(exchange.wait_for_disconnect())
-        watcher.add_done_callback(lambda _: choice.generation.changed.set())
         answer = MessageAnswer(
             request_id=f"chatcmpl-{next(self._ids):016x}",
             model=request.model,
             prompt_tokens=len(request.prompts[0]),
         )
-        try:
+        with _watching(exchange, choice) as watcher:
             if request.stream:
                 await stream_message(exchange, watcher, fate, choice, answer)
             else:
                 await answer_message(exchange, watcher, choice, answer)
-        finally:
-            watcher.cancel()
 
     # -- the API server's own metrics -------------------------------------------------------------
 

@@ -47,6 +47,13 @@ class Choice:
         after = sum(len(token) for token in self.tokens[:end])
         return self.text[before:after]
 
+    async def ends_before(self, watcher: asyncio.Future[None]) -> bool:
+        """Wait for the last token; False when the client has left first (``watcher``)."""
+        while not self.generation.finished and not watcher.done():
+            await self.generation.changed.wait()
+            self.generation.changed.clear()
+        return not watcher.done()
+
 
 @dataclass(frozen=True)
 class Fate:

@@ -117,11 +117,7 @@ async def answer_message(
     exchange: Exchange, watcher: asyncio.Future[None], choice: Choice, answer: MessageAnswer
 ) -> None:
     """The whole answer once it is there; nothing when the client has left (`watcher`)."""
-    generation = choice.generation
-    while not generation.finished and not watcher.done():
-        await generation.changed.wait()
-        generation.changed.clear()
-    if not watcher.done():
+    if await choice.ends_before(watcher):
         await exchange.answer_json(200, answer.whole(choice))
 
 

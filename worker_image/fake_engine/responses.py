@@ -131,13 +131,10 @@ async def answer_response(
     exchange: Exchange, watcher: asyncio.Future[None], choice: Choice, response: Response
 ) -> None:
     """The whole answer once it is there; nothing when the client has left (`watcher`)."""
-    generation = choice.generation
-    while not generation.finished and not watcher.done():
-        await generation.changed.wait()
-        generation.changed.clear()
-    if not watcher.done():
-        text = choice.text_between(0, generation.generated)
-        content = response.whole(text, generation.generated, choice.finish_reason)
+    if await choice.ends_before(watcher):
+        generated = choice.generation.generated
+        text = choice.text_between(0, generated)
+        content = response.whole(text, generated, choice.finish_reason)
         await exchange.answer_json(200, content)
 
 
