@@ -37,6 +37,7 @@ from llmrollouts.controller import verdicts
 from llmrollouts.controller.memory import Memory
 from llmrollouts.metrics.baseline import BaselineCollector
 from llmrollouts.metrics.comparison import Comparison, Conditions
+from llmrollouts.metrics.fetch import PageFetcher
 from llmrollouts.metrics.page import parse_page
 from llmrollouts.metrics.port import Candidate, Query, Reading, Worker
 from llmrollouts.metrics.tap import TapReader
@@ -201,7 +202,7 @@ def serving(page: bytes) -> Iterator[int]:
 
 async def read_over_http(port: int, query: Query, reads: int) -> float:
     """Processor seconds of one read, parsing included."""
-    reader = TapReader(port=port, time_out=5.0)
+    reader = TapReader(PageFetcher(port=port, time_out=5.0))
     worker = Worker("u", "w", "127.0.0.1")
     await reader.read(worker, query)
     began = time.process_time()

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from llmrollouts.analysis.counts import Measurement, Metric
+from llmrollouts.metrics.fetch import PageFetcher
 from llmrollouts.metrics.page import LONGEST_PAGE, NoTap, PageError
 from llmrollouts.metrics.port import Query, Worker
 from llmrollouts.metrics.tap import TapReader
@@ -29,7 +30,7 @@ async def serving(handler: Handler) -> AsyncIterator[TapReader]:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     port = runner.addresses[0][1]
-    reader = TapReader(port=port, time_out=0.5)
+    reader = TapReader(PageFetcher(port=port, time_out=0.5))
     try:
         yield reader
     finally:
@@ -142,7 +143,7 @@ async def test_a_launcher_without_samples_has_no_tap() -> None:
 
 
 async def test_nobody_there_is_an_error_that_names_the_worker() -> None:
-    reader = TapReader(port=1)
+    reader = TapReader(PageFetcher(port=1))
     try:
         with pytest.raises(PageError, match="chat-abc-1 cannot be reached"):
             await reader.read(WORKER, Query())
@@ -152,7 +153,7 @@ async def test_nobody_there_is_an_error_that_names_the_worker() -> None:
 
 @pytest.mark.parametrize("address", ["example.org", "10.0.0.1:80/x", "", "localhost"])
 async def test_only_addresses_of_pods_are_asked(address: str) -> None:
-    reader = TapReader()
+    reader = TapReader(PageFetcher())
     try:
         with pytest.raises(PageError, match="no address of a pod"):
             await reader.read(Worker("u", "p", address), Query())

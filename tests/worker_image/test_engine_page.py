@@ -14,6 +14,7 @@ from llmrollouts.analysis.counts import Counts, Measurement, Metric, Outcomes
 from llmrollouts.analysis.grid import bucket_of
 from llmrollouts.metrics.cursor import Cursor, keys_of
 from llmrollouts.metrics.engine_metrics import NoEngineMetrics
+from llmrollouts.metrics.fetch import PageFetcher
 from llmrollouts.metrics.page import Page
 from llmrollouts.metrics.port import Query, Rounding
 from llmrollouts.metrics.port import Worker as Pod
@@ -38,7 +39,7 @@ async def measure(
     worker: Worker, send: Callable[[], None], rounding: Rounding
 ) -> tuple[dict[Metric, Counts], Outcomes, Page]:
     """What the reader makes of the requests that ``send`` makes."""
-    reader = WorkerReader(port=worker.port, time_out=5.0)
+    reader = WorkerReader(PageFetcher(port=worker.port, time_out=5.0))
     try:
         first = (await reader.read(POD, Query(source="engine"))).page
         cursor = Cursor.at(keys_of(ASKED), first.boot, first.now)
@@ -108,7 +109,7 @@ async def test_an_engine_that_shows_no_page_is_an_error_with_a_reason(
     worker: StartWorker,
 ) -> None:
     started = await asyncio.to_thread(lambda: worker(settings=UNTAPPED).until_ready())
-    reader = WorkerReader(port=started.port, time_out=5.0)
+    reader = WorkerReader(PageFetcher(port=started.port, time_out=5.0))
     try:
         for pid in started.engine_processes():
             os.kill(pid, signal.SIGSTOP)

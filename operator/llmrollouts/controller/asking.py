@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable
 
-from llmrollouts.metrics.page import NoTap, PageError
+from llmrollouts.metrics.page import NoTap, PageError, has_no_tap
 from llmrollouts.metrics.port import Query, Reading, SampleReader, Worker
 
 
@@ -36,12 +36,8 @@ async def lack_the_tap(reader: SampleReader, workers: Iterable[Worker]) -> bool:
         elif answer.page.tap:
             return False
         else:
-            problems.append(has_no_tap(worker))
+            problems.append(has_no_tap(worker.name))
     return none_but_the_tap(problems)
-
-
-def has_no_tap(worker: Worker) -> NoTap:
-    return NoTap(f"{worker.name} runs without the tap")
 
 
 def none_but_the_tap(problems: Collection[PageError]) -> bool:

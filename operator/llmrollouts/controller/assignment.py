@@ -19,11 +19,11 @@ from typing import Final, Literal
 from llmrollouts.analysis.policy import Policy
 from llmrollouts.api import labels
 from llmrollouts.api.duration import parse_duration
-from llmrollouts.api.share import WHOLE
 from llmrollouts.api.spec import LLMDeploymentSpec
 from llmrollouts.api.status import LLMDeploymentStatus
 from llmrollouts.controller.keys import Key
 from llmrollouts.metrics.port import Candidate, Worker
+from llmrollouts.rollout.capacity import can_match
 from llmrollouts.rollout.facts import read_share
 from llmrollouts.rollout.observation import Observation, WorkerPod
 from llmrollouts.rollout.policy import make_policy
@@ -92,7 +92,7 @@ def assign(seen: Observation, warm: Mapping[str, float]) -> Assignment | None:
         control=_candidates(seen.pods, reference, warm),
         kind=kind,
         ticks=_ticks(status, spec),
-        matches_load=copies and (kind == "Watch" or _can_match(status, spec)),
+        matches_load=copies and (kind == "Watch" or _step_matches(status, spec)),
         observes=gate.mode == "Observe",
         placebo=gate.placebo,
         policy=policy,
@@ -116,12 +116,11 @@ def _kind(status: LLMDeploymentStatus) -> Literal["Shadow", "Canary", "Watch"]:
     return status.step.kind if status.step is not None else "Canary"
 
 
-def _can_match(status: LLMDeploymentStatus, spec: LLMDeploymentSpec) -> bool:
-    """Above a half of the users even a canary of stable's size is busier than stable."""
+def _step_matches(status: LLMDeploymentStatus, spec: LLMDeploymentSpec) -> bool:
     step = status.step
     if step is None or step.kind != "Canary" or not spec.strategy.match_load:
         return False
-    return 2 * read_share(step.share).ppm <= WHOLE
+    return can_match(read_share(step.share))
 
 
 def _policy(spec: LLMDeploymentSpec) -> tuple[Policy | None, str]:

@@ -26,7 +26,6 @@ from llmrollouts.analysis.stage import freeze_stage
 from llmrollouts.api.reasons import Reason
 from llmrollouts.controller import verdicts
 from llmrollouts.controller.asking import (
-    has_no_tap,
     lack_the_tap,
     none_but_the_tap,
     read_all,
@@ -39,7 +38,7 @@ from llmrollouts.controller.verdicts import Saying
 from llmrollouts.kube.port import KubeError
 from llmrollouts.metrics.baseline import BaselineCollector
 from llmrollouts.metrics.comparison import Comparison, Conditions, choose_control, without_proof
-from llmrollouts.metrics.page import PageError
+from llmrollouts.metrics.page import PageError, has_no_tap
 from llmrollouts.metrics.placebo import Placebo
 from llmrollouts.metrics.port import Query, SampleReader, Source
 from llmrollouts.metrics.record import PlaceboResult
@@ -191,7 +190,7 @@ class Measurement:
             if isinstance(answer, PageError):
                 self._failures[worker.uid] = answer
             elif self._source == "tap" and not answer.page.tap:
-                self._failures[worker.uid] = has_no_tap(worker)
+                self._failures[worker.uid] = has_no_tap(worker.name)
             else:
                 collector.take(worker.uid, answer.page, answer.at)
         if self._source == "tap" and await self._lacks_the_tap(assigned, len(stable)):

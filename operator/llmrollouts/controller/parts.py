@@ -37,6 +37,7 @@ from llmrollouts.controller.watch_age import WatchAges
 from llmrollouts.kube.client import KubeClient, OnRequest
 from llmrollouts.kube.connection import connect
 from llmrollouts.kube.elector import Elector, make_identity
+from llmrollouts.metrics.fetch import PageFetcher
 from llmrollouts.metrics.prometheus import PrometheusClient
 from llmrollouts.metrics.reading import WorkerReader
 from llmrollouts.rollout.plan import plan
@@ -110,7 +111,7 @@ async def assemble(given: Configuration, telemetry: Telemetry, hooks: Hooks) -> 
     events = EventRecorder(writer, given.pod, on_lost=telemetry.count_lost_event)
     clock = make_clock()
     gate_engine = GateEngine(
-        Means(WorkerReader(clock=clock), traffic, clock),
+        Means(WorkerReader(PageFetcher(clock=clock)), traffic, clock),
         client,
         writer,
         leads=elector.is_leader,

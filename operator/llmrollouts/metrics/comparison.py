@@ -35,7 +35,7 @@ from llmrollouts.metrics.load import (
     Match,
     Unanswered,
 )
-from llmrollouts.metrics.page import NoTap, Page, PageError
+from llmrollouts.metrics.page import Page, PageError, has_no_tap
 from llmrollouts.metrics.port import Candidate, Query, Reading, Rounding, Source, Worker
 from llmrollouts.metrics.timeline import Arm, ClosedSecond, Timeline
 from llmrollouts.rollout.intent import RequestCounts, TrafficObservation
@@ -174,7 +174,7 @@ class Comparison:
     def take(self, worker: Worker, reading: Reading) -> None:
         page = reading.page
         if self.source == "tap" and not page.tap:
-            self.miss(worker, NoTap(f"{worker.name} runs without the tap"))
+            self.miss(worker, has_no_tap(worker.name))
             return
         uid = worker.uid
         self._failures.pop(uid, None)

@@ -36,6 +36,11 @@ class NoTap(PageError):
     """The worker's image has no tap: it will never answer."""
 
 
+def has_no_tap(worker: str) -> NoTap:
+    """Of a worker, by name, whose page says so itself."""
+    return NoTap(f"{worker} runs without the tap")
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """What one worker has counted.

@@ -6,27 +6,19 @@ measurement can see to. Made in controller/parts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from llmrollouts.api.labels import LAUNCHER_PORT
 from llmrollouts.metrics.engine_reader import EngineReader
-from llmrollouts.metrics.fetch import TIME_OUT, PageFetcher
+from llmrollouts.metrics.fetch import PageFetcher
 from llmrollouts.metrics.port import Query, Reading, SampleReader, Source, Worker
 from llmrollouts.metrics.tap import TapReader
 
 
 class WorkerReader:
-    """Implements SampleReader; see TapReader and EngineReader."""
+    """Implements SampleReader; see TapReader and EngineReader, which share its ``fetcher``."""
 
-    def __init__(
-        self,
-        port: int = LAUNCHER_PORT,
-        time_out: float = TIME_OUT,
-        clock: Callable[[], float] | None = None,
-    ) -> None:
+    def __init__(self, fetcher: PageFetcher) -> None:
         self._by_source: dict[Source, SampleReader] = {
-            "tap": TapReader(port, time_out, clock),
-            "engine": EngineReader(PageFetcher(port, time_out, clock)),
+            "tap": TapReader(fetcher),
+            "engine": EngineReader(fetcher),
         }
 
     async def read(self, worker: Worker, query: Query) -> Reading:

@@ -5,25 +5,17 @@ It decides nothing about what it reads. Used by ``reading``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from llmrollouts.api.labels import LAUNCHER_PORT
-from llmrollouts.metrics.fetch import TIME_OUT, PageFetcher
+from llmrollouts.metrics.fetch import PageFetcher
 from llmrollouts.metrics.page import NoTap, PageError, make_parameters
 from llmrollouts.metrics.page import parse_page as _parse_page
 from llmrollouts.metrics.port import Query, Reading, Worker
 
 
 class TapReader:
-    """Implements SampleReader. Use and close it in one event loop; ``clock``: the loop's time."""
+    """Implements SampleReader. Use and close it in one event loop."""
 
-    def __init__(
-        self,
-        port: int = LAUNCHER_PORT,
-        time_out: float = TIME_OUT,
-        clock: Callable[[], float] | None = None,
-    ) -> None:
-        self._fetcher = PageFetcher(port, time_out, clock)
+    def __init__(self, fetcher: PageFetcher) -> None:
+        self._fetcher = fetcher
 
     async def read(self, worker: Worker, query: Query) -> Reading:
         parameters = make_parameters(query.measurement, query.since, query.boot)

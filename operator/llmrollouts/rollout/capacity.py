@@ -42,8 +42,14 @@ def matched_workers(share: Share, replicas: int) -> int:
     share at the load before, a canary worker would have twice the requests of a stable one at 50 %,
     and their latencies could not be compared. Above a half even a canary of full size is busier.
     """
-    left = WHOLE - share.ppm
-    return replicas if 2 * share.ppm >= WHOLE else max(1, -(-share.ppm * replicas // left))
+    if not can_match(share):
+        return replicas
+    return max(1, -(-share.ppm * replicas // (WHOLE - share.ppm)))
+
+
+def can_match(share: Share) -> bool:
+    """Whether a canary of at most stable's size can be as busy as stable's workers."""
+    return 2 * share.ppm <= WHOLE
 
 
 def carried_share(ready: int, replicas: int) -> Share:
