@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from llmrollouts.metrics.prometheus_query import ask_for_young_data, fill_in, find_metrics
+from llmrollouts.metrics.prometheus_query import (
+    ask_for_young_data,
+    fill_in,
+    find_metrics,
+    look_back,
+)
 
 
 def test_placeholders_become_the_revision_and_its_deployment() -> None:
@@ -64,3 +69,19 @@ def test_a_long_expression_takes_no_time() -> None:
     find_metrics("{" * 4096)
     find_metrics('"' + "\\" * 4095)
     find_metrics('{a="' * 1024)
+
+
+@pytest.mark.parametrize(
+    ("query", "seconds"),
+    [
+        ("up", 0),
+        ("rate(x[2m])", 120),
+        ("rate(x[90])", 90),
+        ("rate(x[1h30m]) / rate(y[500ms])", 5400),
+        ("max_over_time(rate(x[1m])[10m:30s] offset 1h)", 660),
+        ('x{a="[5m]"} + rate(y[20s])', 20),
+        ("x # [1h]", 0),
+    ],
+)
+def test_an_answer_is_made_of_the_longest_range_of_the_past(query: str, seconds: float) -> None:
+    assert look_back(query) == seconds

@@ -151,3 +151,11 @@ def test_a_long_query_is_shown_in_part() -> None:
     with pytest.raises(Unanswered) as caught:
         read_sample([], "x" * 4096)
     assert len(caught.value.message) < 600
+
+
+def test_an_early_bad_answer_counts_for_nothing_and_an_early_good_one_passes() -> None:
+    early = take_answer(Standing(), AT_MOST, PATIENCE, 0.3, None, 0.0, "too early")
+    assert (early.verdict, early.bad, early.bad_since) == ("Inconclusive", 0, None)
+    assert early.message.endswith("(too early)")
+    assert take_answer(early, AT_MOST, PATIENCE, 0.3, None, 1.0).verdict == "Inconclusive"
+    assert take_answer(early, AT_MOST, PATIENCE, 0.2, None, 1.0, "too early").verdict == "Passed"

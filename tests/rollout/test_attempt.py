@@ -6,7 +6,10 @@ from datetime import timedelta
 
 import pytest
 
+from llmrollouts.api.prometheus_gate import PrometheusGate
+from llmrollouts.api.spec import LLMDeploymentSpec
 from llmrollouts.api.status import Verdict
+from llmrollouts.rollout.observation import Gate
 from tests.rollout.scenarios import at_rest, in_step, promoted, serving
 from tests.rollout.specs import SHORT_STEPS, make_spec
 from tests.rollout.world import World
@@ -130,6 +133,47 @@ def test_the_control_ends_when_the_gateways_fall_silent_and_when_the_gate_is_off
     world.edit(make_spec("two", steps=SHORT_STEPS))
     world.run(seconds=10)
     assert control(world) == ("0%", "0%")
+
+
+def with_ratio(spec: LLMDeploymentSpec) -> LLMDeploymentSpec:
+    """With a gate from Prometheus that compares."""
+    gate = PrometheusGate.model_validate(
+        {
+            "name": "ratio",
+            "address": "https://prom.example",
+            "query": 'cost{r="{{revision}}"}',
+            "compare": {"maxRatio": "1.2"},
+        }
+    )
+    gates = spec.gates.model_copy(update={"prometheus": [gate]})
+    return spec.model_copy(update={"gates": gates})
+
+
+def test_a_comparison_from_prometheus_alone_keeps_a_control_where_load_is_matched() -> None:
+    world = promoted()
+    world.edit(with_ratio(make_spec("two", steps=SHORT_STEPS)))
+    world.run(seconds=10)
+    assert control(world) == ("1%", "98%")
+    world.edit(with_ratio(make_spec("two", steps=SHORT_STEPS, match_load=False)))
+    world.run(seconds=10)
+    assert control(world) == ("0%", "0%")
+
+
+def test_r15_a_comparison_from_prometheus_that_fails_in_the_watch_goes_back() -> None:
+    world = promoted()
+    world.edit(with_ratio(make_spec("two", steps=SHORT_STEPS)))
+    world.run(seconds=60)
+    told = {gate.name: gate.reason for gate in world.status.gates}
+    assert told == {"prometheus/ratio": "GateSilent"}, "it never vanishes from the status"
+    stage = world.status.attempt.stage if world.status.attempt is not None else ""
+    world.gates = (Gate("prometheus/ratio", "Failed", "LimitBroken", "1.55", stage=stage),)
+    at_rest(world)
+    assert world.status.stable_revision == world.name("A")
+    last = world.status.last_rollback
+    assert last is not None
+    assert (last.reason, last.rejects) == ("WatchFailed", True)
+    assert "prometheus/ratio" in last.message
+    assert world.failed == 0
 
 
 def test_r15_a_gate_that_fails_in_the_watch_goes_back_to_the_warm_revision() -> None:

@@ -210,6 +210,10 @@ class Reason(DocumentedName):
     NOT_A_NUMBER = "NotANumber", "The answer is NaN or infinite."
     STALE_ANSWER = "StaleAnswer", "The answer or the data behind it is older than maxAge."
     NOT_COMPARABLE = "NotComparable", "Stable's answer is 0 or below, so there is no ratio to it."
+    COMPARISON_RESTS = (
+        "ComparisonRests",
+        "After the promotion the replaced revision gets too few requests to be compared with.",
+    )
     GATE_BROKEN = "GateBroken", "The operator met an error of its own; its log has the trace."
 
     # SourceResolved

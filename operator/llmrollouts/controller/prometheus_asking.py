@@ -1,17 +1,20 @@
 """One gate from Prometheus in one stage: asks every interval and knows where it stands.
 
 It decides what is asked (which revisions, with which bound and credentials) and when; what the
-answers amount to is decided in metrics/prometheus_verdict. A gate that can never be asked as it
-stands is an Error at once. Made and stopped by controller/prometheus_gates.
+answers amount to is decided in metrics/prometheus_verdict. A rate over the last two minutes of a
+worker that got requests for one is half of the truth, so a bad answer counts only once requests
+have flowed for as long as the query looks back. A gate that can never be asked as it stands is an
+Error at once. Made and stopped by controller/prometheus_gates.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -25,6 +28,7 @@ from llmrollouts.kube.port import Reader
 from llmrollouts.metrics.prometheus import PrometheusPort, Question
 from llmrollouts.metrics.prometheus_address import AllowedAddresses, Permit
 from llmrollouts.metrics.prometheus_answer import Unanswered
+from llmrollouts.metrics.prometheus_query import look_back
 from llmrollouts.metrics.prometheus_verdict import (
     Bound,
     Patience,
@@ -58,11 +62,13 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is asked in each evaluation. queries: of the canary, and of stable to compare."""
+    """What is asked in each evaluation. queries: of the canary, and of stable to compare.
+    counts_from: of the loop's clock, from when on a bad answer is about requests alone."""
 
     permit: Permit
     bound: Bound
     queries: tuple[str, ...]
+    counts_from: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +113,17 @@ class Asking:
         self._heard_at = self._loop.time()
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, allowed: AllowedAddresses, stage: Stage, fill: Callable[[str], str]) -> None:
-        """Ask from one interval on; a gate that can never be asked says so at once."""
+    def start(
+        self,
+        allowed: AllowedAddresses,
+        stage: Stage,
+        fill: Callable[[str], str],
+        flowing: Mapping[str, float],
+    ) -> None:
+        """Ask from one interval on; a gate that can never be asked says so at once. ``flowing``:
+        since when each revision gets requests, of the loop's clock."""
         try:
-            plan = _make_plan(self.gate, allowed, stage, fill)
+            plan = _make_plan(self.gate, allowed, stage, fill, flowing)
         except Unanswered as error:
             self._take(take_error(self._standing, self._patience, error))
             return
@@ -153,7 +166,18 @@ class Asking:
             self._tell(_ANSWERED, began, canary if stable is None else canary / stable)
             now = self._now().timestamp()
             bound, patience = plan.bound, self._patience
-            self._take(take_answer(self._standing, bound, patience, canary, stable, now))
+            early = self._find_early(plan)
+            self._take(take_answer(self._standing, bound, patience, canary, stable, now, early))
+
+    def _find_early(self, plan: _Plan) -> str:
+        left = plan.counts_from - self._loop.time()
+        if left <= 0:
+            return ""
+        span = format_duration(look_back(self.gate.query))
+        return (
+            f"the query looks back {span}, and requests flow for less than that: a bad answer "
+            f"counts in {math.ceil(left)}s"
+        )
 
     def _fail(self, error: Unanswered, began: float) -> None:
         self._tell(str(error.reason), began)
@@ -215,16 +239,23 @@ class Asking:
 
 
 def _make_plan(
-    gate: PrometheusGate, allowed: AllowedAddresses, stage: Stage, fill: Callable[[str], str]
+    gate: PrometheusGate,
+    allowed: AllowedAddresses,
+    stage: Stage,
+    fill: Callable[[str], str],
+    flowing: Mapping[str, float],
 ) -> _Plan:
     """Raises Unanswered, lasting, when it can never be asked as it stands."""
     permit = _find_permit(gate.address, allowed)
     bound = _read_bound(gate)
-    if not bound.ratio:
-        return _Plan(permit, bound, (fill(stage.canary),))
-    if stage.stable is None:
-        raise _invalid("there is no stable revision to compare with: use a limit")
-    return _Plan(permit, bound, (fill(stage.canary), fill(stage.stable)))
+    asked = [stage.canary]
+    if bound.ratio:
+        if stage.stable is None:
+            raise _invalid("there is no stable revision to compare with: use a limit")
+        asked.append(stage.stable)
+    since = max(flowing.get(revision, -math.inf) for revision in asked)
+    queries = tuple(fill(revision) for revision in asked)
+    return _Plan(permit, bound, queries, since + look_back(gate.query))
 
 
 def _find_permit(address: str, allowed: AllowedAddresses) -> Permit:

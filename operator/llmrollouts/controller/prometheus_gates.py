@@ -9,8 +9,11 @@ a step: what it says then is about this step. While nothing flows it is not aske
 Inconclusive; an answer older than three intervals is an Error. A new gate begins at once; an edit
 of one, or its removal, holds from the next step on, except that a gate in Error takes it at once:
 how else could a query be mended.
-After the promotion the gates with a limit go on until the rollback window ends. Only the leader
-asks. Called by controller/observe in each round.
+After the promotion they go on until the rollback window ends: limits on the new revision, and
+comparisons of the new one with the replaced one, which says for them what stable said before.
+These rest, and say so, while the replaced one's workers are not as busy as the new one's: a single
+value of a few requests is no yardstick. Only the leader asks. Called by controller/observe in each
+round.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from llmrollouts.api.prometheus_gate import PrometheusGate
+from llmrollouts.api.reasons import Reason
 from llmrollouts.controller.keys import Key
 from llmrollouts.controller.prometheus_asking import Asked, Asking, Stage
 from llmrollouts.kube.port import Reader
@@ -59,6 +63,8 @@ class PrometheusGates:
         self._now = now
         self._told = told
         self._running: dict[Key, _Series] = {}
+        # Since when each revision gets requests, of the loop's clock.
+        self._flowing: dict[Key, dict[str, float]] = {}
 
     def judge(self, observation: Observation) -> tuple[Gate, ...]:
         """The verdict of each gate on the running step. Never raises, never waits."""
@@ -68,34 +74,43 @@ class PrometheusGates:
         if stage is None:
             self.forget(key)
             return ()
-        # The control of the watch gets 1 % of the users: too few for a ratio of two single values.
-        gates = tuple(
-            gate
-            for gate in deployment.spec.gates.prometheus
-            if gate.compare is None or not stage.watch
-        )
+        gates = deployment.spec.gates.prometheus
         if not self._leads() or not _flows(deployment, stage):
             self.forget(key)
             return tuple(_make_gate(gate.name, _STANDING_STILL, stage.name) for gate in gates)
+        why = _why_comparisons_rest(deployment)
+        self._note_flow(key, stage, why)
+        resting = {gate.name for gate in gates if why and gate.compare is not None}
         series = self._running.get(key)
         if series is None or series.stage != stage:
-            self.forget(key)
+            self._end_series(key)
             if not gates:
                 return ()
             series = self._running[key] = _Series(stage)
-            for gate in gates:
-                series.add(self._start(key, deployment, stage, gate, series.turn))
-        else:
-            self._follow_edit(key, deployment, series, gates)
-        return tuple(
-            _make_gate(name, asking.judge(), stage.name) for name, asking in series.asking.items()
+        elif why:
+            series.rest()
+        self._follow_edit(
+            key, deployment, series, tuple(gate for gate in gates if gate.name not in resting)
         )
+        standings = {name: asking.judge() for name, asking in series.asking.items()}
+        standings |= dict.fromkeys(resting, Standing(reason=Reason.COMPARISON_RESTS, message=why))
+        return tuple(_make_gate(name, said, stage.name) for name, said in standings.items())
 
     def forget(self, key: Key) -> None:
         """The deployment is gone, or has nothing to judge."""
+        self._flowing.pop(key, None)
+        self._end_series(key)
+
+    def _end_series(self, key: Key) -> None:
         series = self._running.pop(key, None)
         if series is not None:
             series.stop()
+
+    def _note_flow(self, key: Key, stage: Stage, why_not_compared: str) -> None:
+        """A revision that got requests in the round before goes on to, whatever it is called."""
+        now, before = asyncio.get_running_loop().time(), self._flowing.get(key, {})
+        flowing = (stage.canary, "" if why_not_compared else stage.stable)
+        self._flowing[key] = {name: before.get(name, now) for name in flowing if name}
 
     def stop(self) -> None:
         """Nothing is asked any more."""
@@ -132,7 +147,7 @@ class PrometheusGates:
             )
 
         asking = Asking(key, gate, self._reader, self._port, turn, self._now, self._told)
-        asking.start(self._allowed, stage, fill)
+        asking.start(self._allowed, stage, fill, self._flowing[key])
         return asking
 
 
@@ -146,6 +161,13 @@ class _Series:
 
     def add(self, asking: Asking) -> None:
         self.asking[asking.gate.name] = asking
+
+    def rest(self) -> None:
+        """No gate compares any more."""
+        for name, asking in tuple(self.asking.items()):
+            if asking.gate.compare is not None:
+                asking.stop()
+                del self.asking[name]
 
     def stop(self) -> None:
         for asking in self.asking.values():
@@ -174,6 +196,22 @@ def _flows(deployment: Deployment, stage: Stage) -> bool:
     by_default = status.promotion is not None and status.promotion.stage == "Clearing"
     shared = read_share(status.share) or read_share(status.shadow_share)
     return stage.watch or by_default or bool(shared)
+
+
+def _why_comparisons_rest(deployment: Deployment) -> str:
+    """In the watch after a promotion; empty: they go on."""
+    status = deployment.status
+    warm = status.warm
+    if status.canary_revision is not None or warm is None:
+        return ""
+    if not deployment.spec.strategy.match_load:
+        return (
+            f"it rests after the promotion: without matchLoad {warm.revision} answers too few "
+            f"requests to be compared with {status.stable_revision}"
+        )
+    if not read_share(warm.share):
+        return f"it rests: {warm.revision} gets no request now, so there is nothing to compare with"
+    return ""
 
 
 def _make_gate(name: str, standing: Standing, stage: str) -> Gate:

@@ -5,7 +5,8 @@ expression from the metrics that the first one names: it has an answer only whil
 them has a sample of ``max_age`` or younger. It is needed because Prometheus stamps an answer with
 the time of the question, so that the rate over the last half hour of a dead target looks fresh.
 One of the metrics is enough: a counter of errors may rightly be absent until the first error.
-Pure; called by prometheus.
+``look_back`` says how much of the past an answer is made of. Pure; called by prometheus and
+controller/prometheus_asking.
 """
 
 from __future__ import annotations
@@ -17,6 +18,19 @@ from typing import Final
 _GROUPINGS: Final = frozenset({"by", "without", "on", "ignoring", "group_left", "group_right"})
 _WORDS: Final = frozenset({"and", "or", "unless", "bool", "offset", "atan2", "inf", "nan"})
 _MOST_METRICS: Final = 8
+
+_UNITS: Final = {
+    "": 1,
+    "ms": 0.001,
+    "s": 1,
+    "m": 60,
+    "h": 3600,
+    "d": 86400,
+    "w": 604800,
+    "y": 31536000,
+}
+# A number without a unit is seconds.
+_SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdwy]|)")
 
 _TOKEN: Final = re.compile(
     r"""
@@ -61,6 +75,21 @@ def find_metrics(query: str) -> tuple[str, ...]:
                 place += 1
             found[text] = None
     return tuple(found)
+
+
+def look_back(query: str) -> float:
+    """Seconds of the past that an answer is made of, no less than it really is: the longest range
+    of the expression, such as the ``2m`` of ``rate(x[2m])``, and the ranges of all subqueries."""
+    longest, around = 0.0, 0.0
+    for match in _TOKEN.finditer(query):
+        if match.lastgroup == "range":
+            span, colon, _ = match.group().strip("[]").partition(":")
+            seconds = sum(float(n) * _UNITS[unit] for n, unit in _SPAN.findall(span))
+            if colon:
+                around += seconds
+            else:
+                longest = max(longest, seconds)
+    return longest + around
 
 
 def ask_for_young_data(query: str, max_age: float) -> str | None:

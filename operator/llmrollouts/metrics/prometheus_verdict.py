@@ -7,7 +7,8 @@
 
 A single bad answer takes Passed back to Inconclusive; a single error leaves the verdict as it is,
 so it can neither pass nor fail anything (R08), and does not interrupt a run of bad answers; a run
-of errors does, because what was bad then is long ago. Pure; called by controller/prometheus_gates.
+of errors does, because what was bad then is long ago. A bad answer that is partly made of the time
+before requests flowed does not count. Pure; called by controller/prometheus_asking.
 """
 
 from __future__ import annotations
@@ -70,11 +71,15 @@ def take_answer(
     canary: float,
     stable: float | None,
     now: float,
+    early: str = "",
 ) -> Standing:
-    """The standing after a number. ``stable``: above 0, for a comparison only."""
+    """The standing after a number. ``stable``: above 0, for a comparison only. ``early``: why a bad
+    one does not count yet; empty: it does."""
     told = bound.describe(canary, stable)
     if bound.is_kept(canary if stable is None else canary / stable):
         return Standing("Passed", Reason.WITHIN_LIMIT, told)
+    if early:
+        return Standing("Inconclusive", Reason.LIMIT_BROKEN, f"{told} ({early})")
     bad = standing.bad + 1
     since = now if standing.bad_since is None else standing.bad_since
     if bad >= patience.failures:

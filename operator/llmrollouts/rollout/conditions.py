@@ -282,7 +282,12 @@ def _lapsed(status: LLMDeploymentStatus) -> Finding:
 
 # A gate that is only young or short of requests is well.
 _ORDINARY: Final = frozenset(
-    {str(Reason.TOO_FEW_SAMPLES), str(Reason.NOT_PROVEN), str(Reason.NO_HARM)}
+    {
+        str(Reason.TOO_FEW_SAMPLES),
+        str(Reason.NOT_PROVEN),
+        str(Reason.NO_HARM),
+        str(Reason.COMPARISON_RESTS),
+    }
 )
 
 

@@ -3,8 +3,8 @@
 A promoted revision can only be judged beside another one. So its predecessor keeps answering a
 small share, and copies fill its workers up until they are as busy as the new ones, as in a canary
 step with the roles turned. The share needs fresh evidence to rise, as any share; it ends with the
-window, with the gate, and whenever the gateways fall silent: users stay on the new revision then.
-Called by promotion.py in each round of the watch.
+window, with the gates that compare, and whenever the gateways fall silent: users stay on the new
+revision then. Called by promotion.py in each round of the watch.
 """
 
 from __future__ import annotations
@@ -40,11 +40,19 @@ def wants_control(status: LLMDeploymentStatus, facts: Facts) -> bool:
     return (
         warm is not None
         and status.canary_revision is None
-        and facts.spec.gates.latency.mode != "Off"
+        and _is_compared(facts)
         # A route of the user's own has no leases: nothing would end a forgotten share there.
         and facts.spec.traffic.provider == "Gateway"
         and facts.now < warm.until
     )
+
+
+def _is_compared(facts: Facts) -> bool:
+    """Whether a gate looks at the control: that of latency, or one from Prometheus, which compares
+    single values and so needs workers that are equally busy."""
+    gates = facts.spec.gates
+    ratios = any(gate.compare is not None for gate in gates.prometheus)
+    return gates.latency.mode != "Off" or (ratios and facts.spec.strategy.match_load)
 
 
 def _granted_share(warm: WarmStatus, status: LLMDeploymentStatus, facts: Facts) -> Share:

@@ -49,7 +49,7 @@ def heard(status: LLMDeploymentStatus, facts: Facts) -> tuple[Gate, ...]:
         if gate.stage in ("", stage) and not (gate.name == LATENCY_GATE and mode == "Off")
     )
     names = {gate.name for gate in spoken}
-    return (*spoken, *(_silent(name) for name in _expected(status, facts) if name not in names))
+    return (*spoken, *(_silent(name) for name in _expected(facts) if name not in names))
 
 
 def deciding(status: LLMDeploymentStatus, facts: Facts) -> tuple[Gate, ...]:
@@ -190,12 +190,10 @@ def note_gates(draft: Draft, facts: Facts, *, commits: bool) -> Draft:
     return draft.put(gates=kept) if kept != status.gates else draft
 
 
-def _expected(status: LLMDeploymentStatus, facts: Facts) -> tuple[str, ...]:
-    """The gates that the spec asks for. After the promotion only the comparison goes on."""
+def _expected(facts: Facts) -> tuple[str, ...]:
+    """The gates that the spec asks for, in every step and in the watch after the promotion."""
     gates = facts.spec.gates
     latency = (LATENCY_GATE,) if gates.latency.mode != "Off" else ()
-    if status.canary_revision is None:
-        return latency
     return (*latency, *(f"{PROMETHEUS_PREFIX}{gate.name}" for gate in gates.prometheus))
 
 
