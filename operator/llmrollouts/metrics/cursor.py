@@ -63,12 +63,16 @@ class Cursor:
     boot: str
     through: float
     done: dict[Key, int]
+    _lags: dict[Key, float] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._lags = {key: lag_of(key) for key in self.keys}
 
     @classmethod
     def at(cls, keys: Iterable[Key], boot: str, since: float) -> Cursor:
         """Cohorts that close after ``since`` are still to be read."""
         keys = tuple(keys)
-        return cls(keys, boot, since, {key: _missed(since, key) for key in keys})
+        return cls(keys, boot, since, {key: _missed(since, lag_of(key)) for key in keys})
 
     @classmethod
     def after(cls, done: Mapping[Key, int], boot: str) -> Cursor:
@@ -85,36 +89,36 @@ class Cursor:
         """What ``page`` adds; nothing when it is stale, a copy, or of another life."""
         if page.boot != self.boot or page.now <= self.through:
             return NOTHING
-        lost = 0
+        # Of every worker each second: no call for each stream, and pages' entries as they are.
+        done, lags, lost = self.done, self._lags, 0
         if page.since > self.through + _ROUNDING:
-            for key in self.keys:
-                given_up = _missed(page.since, key)
-                lost = max(lost, given_up - self.done[key])
-                self.done[key] = max(self.done[key], given_up)
-        before = dict(self.done)
-        for key in self.keys:
-            self.done[key] = max(self.done[key], _told(page.now, key))
+            for key, lag in lags.items():
+                given_up = _missed(page.since, lag)
+                lost = max(lost, given_up - done[key])
+                done[key] = max(done[key], given_up)
+        before, now = dict(done), page.now
+        for key, lag in lags.items():
+            # The last cohort of a stream of which a page of that moment has certainly told.
+            told = math.floor(now - 1 - lag - SETTLES)
+            done[key] = max(done[key], told)
         counts = []
-        for stream, cohort, each in page.closed:
+        for latency in page.closed:
+            stream, cohort = latency[0], latency[1]
             if cohort > before[stream]:
-                counts.append((stream, cohort, each))
-                self.done[stream] = max(self.done[stream], cohort)
+                counts.append(latency)
+                done[stream] = max(done[stream], cohort)
         ends = []
-        for lag, cohort, outcomes in page.ends:
+        for outcome in page.ends:
+            lag, cohort = outcome[0], outcome[1]
             if cohort > before[lag]:
-                ends.append((lag, cohort, outcomes))
-                self.done[lag] = max(self.done[lag], cohort)
-        self.through = page.now
-        covered = {key: range(before[key] + 1, self.done[key] + 1) for key in self.keys}
+                ends.append(outcome)
+                done[lag] = max(done[lag], cohort)
+        self.through = now
+        covered = {key: range(first + 1, done[key] + 1) for key, first in before.items()}
         return Taken(tuple(counts), tuple(ends), covered, lost)
 
 
-def _told(clock: float, key: Key) -> int:
-    """The last cohort of a stream of which a page of that moment has certainly told."""
-    return math.floor(clock - 1 - lag_of(key) - SETTLES)
-
-
-def _missed(clock: float, key: Key) -> int:
+def _missed(clock: float, lag: float) -> int:
     """The last cohort of a stream of which a page that covers what came after that moment may not
     tell."""
-    return math.floor(clock - 1 - lag_of(key))
+    return math.floor(clock - 1 - lag)
