@@ -24,7 +24,7 @@ READY_SECONDS = 120.0
 @dataclass
 class OperatorProcess:
     """The operator and its lives. Ports are free ones of loopback. restarts: how often it ended by
-    itself; a starved machine lets it lose its Lease, and then it must end."""
+    itself. A starved machine that lets it lose its Lease has it begin anew in the same process."""
 
     command: Sequence[str]
     http_port: int

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,6 +16,7 @@ import click
 
 from llmrollouts.api.settings import OperatorSettings
 from llmrollouts.controller.configuration import Configuration
+from llmrollouts.controller.ending import Ending, leave
 from llmrollouts.controller.logs import set_up_logs
 from llmrollouts.controller.operator import Operator
 from llmrollouts.metrics.prometheus_address import AllowedAddresses
@@ -143,13 +143,12 @@ def _option(flag: str, variable: str, text: str, **more: Any) -> Callable[[F], F
 def main(log_format: Literal["json", "text"], log_level: str, **given: Any) -> None:
     """Runs the LLM Rollouts operator: one leader decides, the other replicas stand by."""
     set_up_logs(log_format, log_level)
-    code = asyncio.new_event_loop().run_until_complete(_run(make_configuration(given)))
+    ending = asyncio.new_event_loop().run_until_complete(_run(make_configuration(given)))
     logging.shutdown()
-    # At once: what is left are threads and tasks of the watches, and the next leader is waiting.
-    os._exit(code)
+    leave(ending)
 
 
-async def _run(configuration: Configuration) -> int:
+async def _run(configuration: Configuration) -> Ending:
     return await Operator(configuration).run()
 
 

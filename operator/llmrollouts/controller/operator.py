@@ -3,7 +3,8 @@
     wait for the API server ── read all, program what is committed (shares 0) ── watch
         └── campaign ──> lead: certificates, read all again, program, let the gateways hear,
                          rounds for what is urgent, the others spread out
-    leadership lost, a watch or a worker dead ──> exit 1, at once
+    leadership lost ──> a fresh process in its place, at once (controller/ending)
+    a watch or a worker dead ──> exit 1, at once
     SIGTERM ──> running rounds end, Lease released, streams closed, exit 0 within 5 s
 
 It decides nothing about deployments. Called by controller/main.
@@ -22,6 +23,7 @@ from typing import Any, Final, TypeVar
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from llmrollouts.controller.configuration import Configuration
+from llmrollouts.controller.ending import Ending
 from llmrollouts.controller.follow import DELAY
 from llmrollouts.controller.health import (
     HealthPage,
@@ -69,7 +71,7 @@ class Operator:
     ) -> None:
         self._configuration = configuration
         self._telemetry = Telemetry(registry)
-        self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._tasks: set[asyncio.Task[None]] = set()
         self._answered_at = float("-inf")
         self._led = asyncio.Event()
@@ -77,8 +79,8 @@ class Operator:
         self._leading = False
         self._started = False
 
-    async def run(self) -> int:
-        """The exit code: 0 after SIGTERM, 1 when this process must not go on."""
+    async def run(self) -> Ending:
+        """How it ended, when it has."""
         self._take_signals()
         hooks = Hooks(
             end=self.end,
@@ -91,8 +93,8 @@ class Operator:
         try:
             self._parts = await assemble(self._configuration, self._telemetry, hooks)
         except NoConnection as error:
-            self.end(1, str(error))
-            return 1
+            self.end(Ending.FAILED, str(error))
+            return Ending.FAILED
         self._page = self._make_page(self._parts)
         try:
             await self._page.start(self._configuration.http_host, self._configuration.http_port)
@@ -103,21 +105,21 @@ class Operator:
 
     # How it ends.
 
-    def end(self, code: int, reason: str) -> None:
+    def end(self, ending: Ending, reason: str) -> None:
         """Have ``run`` return; the first reason counts."""
         if not self._ended.done():
-            level = logging.INFO if code == 0 else logging.ERROR
-            LOG.log(level, "Ended the operator", extra={"code": code, "reason": reason})
-            self._ended.set_result(code)
+            level = logging.INFO if ending is Ending.STOPPED else logging.ERROR
+            LOG.log(level, "Ended the operator", extra={"how": ending.value, "reason": reason})
+            self._ended.set_result(ending)
 
     def _take_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.end, 0, f"received {number.name}")
+            loop.add_signal_handler(number, self.end, Ending.STOPPED, f"received {number.name}")
 
     async def _stop(self) -> None:
         parts = self._parts
-        if self._ended.done() and self._ended.result() == 0:
+        if self._ended.done() and self._ended.result() is Ending.STOPPED:
             if not await parts.queue.stop(_ROUNDS_GRACE):
                 LOG.warning("Stopped with rounds running", extra={"rounds": parts.queue.running})
             await parts.events.flush(_EVENTS_GRACE)
@@ -320,13 +322,13 @@ class Operator:
         try:
             await work
         except LeadershipLost as error:
-            self.end(1, f"leadership lost: {error}")
+            self.end(Ending.DEPOSED, f"leadership lost: {error}")
         except Exception as error:
             LOG.exception("Failed beyond repair", extra={"part": name})
-            self.end(1, f"{name} failed: {error}")
+            self.end(Ending.FAILED, f"{name} failed: {error}")
         else:
             if name not in _FINITE:
-                self.end(1, f"{name} ended")
+                self.end(Ending.FAILED, f"{name} ended")
 
 
 async def _bounded(work: Awaitable[None], seconds: float) -> None:

@@ -13,6 +13,7 @@ from llmrollouts.controller.children import ChildrenKeeper
 from llmrollouts.controller.complaints import Complaints
 from llmrollouts.controller.configuration import Configuration
 from llmrollouts.controller.credentials import XdsKeys
+from llmrollouts.controller.ending import Ending
 from llmrollouts.controller.events import EventRecorder
 from llmrollouts.controller.fast_lane import FastLane, Lowerings
 from llmrollouts.controller.fence import FencedWriter
@@ -50,11 +51,11 @@ from llmrollouts.traffic.httproute import HTTPRouteTraffic
 class Hooks:
     """What the parts tell the process.
 
-    end: exit code and reason. lead: this process leads as of this epoch. round: one round for a
+    end: how, and why. lead: this process leads as of this epoch. round: one round for a
     key, by the role of the moment. nudge: there is news of a key. spread: rounds without haste.
     """
 
-    end: Callable[[int, str], None]
+    end: Callable[[Ending, str], None]
     lead: Callable[[int], None]
     round: Callable[[Key], Awaitable[Outcome]]
     nudge: Callable[[Key], None]
@@ -96,7 +97,7 @@ async def assemble(given: Configuration, telemetry: Telemetry, hooks: Hooks) -> 
         given.lease,
         make_identity(given.pod, given.pod_uid),
         on_started=hooks.lead,
-        on_stopped=lambda reason: hooks.end(1, f"leadership lost: {reason}"),
+        on_stopped=lambda reason: hooks.end(Ending.DEPOSED, f"leadership lost: {reason}"),
     )
     leadership = ElectedLeadership(elector)
     gateway = EnvoyTraffic(leadership, given.gateways)
@@ -141,7 +142,7 @@ async def assemble(given: Configuration, telemetry: Telemetry, hooks: Hooks) -> 
         telemetry,
         versions,
         lowerings,
-        stop=lambda reason: hooks.end(1, reason),
+        stop=lambda reason: hooks.end(Ending.DEPOSED, reason),
     )
     return Parts(
         client=client,
