@@ -17,6 +17,8 @@ from e2e.harness.kube import Json
 from e2e.harness.scenario import Chat, canary, shadow
 
 ALL_SERVING = 1200.0  # seconds for a hundred pods on two cores
+# A hundred of the tests' usual workers ask for more processor than two cores have.
+SMALL: Json = {"requests": {"cpu": "5m", "memory": "64Mi"}, "limits": {"memory": "512Mi"}}
 
 
 def main() -> None:
@@ -37,6 +39,7 @@ def main() -> None:
             chosen.namespace,
             name=name,
             replicas=1,
+            resources=SMALL,
             **options,  # type: ignore[arg-type]  # as in Chat
         )
 
