@@ -276,6 +276,96 @@ def test_plan_counts_mirrored_requests_of_a_matched_load(
     assert step["canaryWorkers"] == 1
 
 
+def untapped(tmp_path: Path, extra: str = "") -> str:
+    """An LLMDeployment whose engines have no tap."""
+    file = tmp_path / "untapped.yaml"
+    file.write_text(
+        "apiVersion: llmrollouts.dev/v1alpha1\nkind: LLMDeployment\nmetadata: {name: chat}\n"
+        "spec:\n  replicas: 5\n"
+        f"  revision: {{model: {{uri: hf://a/b}}, engine: {{tap: false{extra}}}}}\n"
+        "  strategy: {steps: [{canary: {share: 0.5%, duration: 30m}},"
+        " {canary: {share: 5%, duration: 30m}}, {canary: {share: 50%, duration: 30m}}]}\n",
+        encoding="utf-8",
+    )
+    return str(file)
+
+
+MEDIANS = ("--ttft", "95ms", "--tpot", "30ms")
+
+
+def test_plan_asks_for_latencies_where_the_engines_have_no_tap(
+    tmp_path: Path, terminal: Terminal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["plan", "-f", untapped(tmp_path), "--rate", "50"]
+    assert terminal.type(*words) == 2
+    assert "How fast is stable? Its engines have no tap" in terminal.err
+    assert terminal.type(*words, "--ttft", "95ms") == 2
+    assert terminal.type(*words, "--ttft", "soon", "--tpot", "1s") == 2
+    assert "'soon' is no duration" in capsys.readouterr().err
+    assert terminal.type(*words, "--ttft", "0s", "--tpot", "1s") == 2
+
+
+def test_plan_without_the_tap_promises_only_what_crosses_a_bound_and_says_what_waits(
+    tmp_path: Path, terminal: Terminal
+) -> None:
+    words = ["plan", "-f", untapped(tmp_path), "--rate", "50", *MEDIANS]
+    assert terminal.type(*words, "-o", "json") == 0, terminal.err
+    plan = terminal.json()
+    first, second, third = plan["steps"]
+    found = {line["regression"]: line["p95Seconds"] for line in first["finds"]}
+    assert found["ttft 2x"] is None, "between 100 and 250 ms vLLM has no bound"
+    assert found["ttft 4x"] < 30
+    assert found["tpot 2x"] < 90
+    assert found["20% errors"] < 30
+    assert first["waits"] is None
+    assert "so the 50% after it never follows by itself" in second["waits"]
+    assert "so the promotion never follows by itself" in third["waits"]
+    assert any("engine's own histograms" in note for note in plan["notes"])
+    assert terminal.type(*words) == 0
+    assert "! nothing is proven without the tap" in terminal.out
+    assert "ttft 2x" in terminal.out
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        """, extraArgs: ["--custom-histogram-buckets", '{"time_to_first_token": BOUNDS}']""",
+        """, extraArgs: ['--custom-histogram-buckets={"time_to_first_token": BOUNDS}']""",
+    ],
+)
+def test_plan_knows_the_bounds_that_the_engine_was_given(
+    extra: str, tmp_path: Path, terminal: Terminal
+) -> None:
+    bounds = str([round(0.01 * 1.1**number, 5) for number in range(80)])
+    file = untapped(tmp_path, extra.replace("BOUNDS", bounds))
+    words = ["plan", "-f", file, "--rate", "50", *MEDIANS, "-o", "json"]
+    assert terminal.type(*words) == 0, terminal.err
+    found = {line["regression"]: line for line in terminal.json()["steps"][0]["finds"]}
+    assert found["ttft 2x"]["p95Seconds"] < 30
+
+
+@pytest.mark.parametrize("bounds", ["[2, 1]", "[0, 1]", "7", '["x"]', "[1, "])
+def test_plan_refuses_bounds_that_vllm_would_not_take(
+    bounds: str, tmp_path: Path, terminal: Terminal
+) -> None:
+    extra = (
+        f""", extraArgs: ["--custom-histogram-buckets", '{{"inter_token_latency": {bounds}}}']"""
+    )
+    words = ["plan", "-f", untapped(tmp_path, extra), "--rate", "50", *MEDIANS]
+    assert terminal.type(*words) == 2
+    assert "--custom-histogram-buckets" in terminal.err
+
+
+def test_plan_takes_no_latencies_where_only_ratios_count(
+    tmp_path: Path, terminal: Terminal, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text("objectives: {}", encoding="utf-8")
+    words = ["plan", "-f", str(file), "--rate", "50", "--replicas", "4", *MEDIANS]
+    assert terminal.type(*words) == 2
+    assert "--ttft and --tpot are for engines without the tap" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("rate", ["0", "-1", "nan", "many"])
 def test_plan_refuses_rates_that_are_none(rate: str, tmp_path: Path, terminal: Terminal) -> None:
     file = tmp_path / "plan.yaml"

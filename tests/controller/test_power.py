@@ -33,10 +33,12 @@ class Calculations:
     """Counts them, and answers at once."""
 
     rates: list[tuple[float, float]] = field(default_factory=list)
+    tapped: list[bool] = field(default_factory=list)
     broken: bool = False
 
-    def find(self, stage: Stage, rate: float, control_rate: float) -> Reach:
+    def find(self, stage: Stage, rate: float, control_rate: float, *, tapped: bool) -> Reach:
         self.rates.append((rate, control_rate))
+        self.tapped.append(tapped)
         if self.broken:
             raise FloatingPointError("a bug")
         return Reach(f"{rate:g}", "", False, f"{stage.name} at {rate:g}")
@@ -70,6 +72,13 @@ async def test_nothing_is_said_before_the_rate_is_known(made: Calculations) -> N
     found = await look(step, judgement(26, 30), 30)
     assert found is not None
     assert found.rate == f"{26 / 30:g}"
+
+
+async def test_without_the_tap_it_is_asked_what_such_a_step_finds(made: Calculations) -> None:
+    step = StepPower(asyncio.Semaphore(1))
+    step.look(STAGE, judgement(200, 50), 50, tapped=False)
+    await settle(step)
+    assert made.tapped == [False]
 
 
 async def test_where_hardly_any_request_comes_it_is_said_after_five_minutes(
@@ -129,11 +138,11 @@ async def test_many_steps_take_turns_and_leave_time_between(
 ) -> None:
     spans: list[tuple[float, float]] = []
 
-    def find(stage: Stage, rate: float, control_rate: float) -> Reach:
+    def find(stage: Stage, rate: float, control_rate: float, *, tapped: bool) -> Reach:
         began = time.perf_counter()
         time.sleep(0.02)
         spans.append((began, time.perf_counter()))
-        return made.find(stage, rate, control_rate)
+        return made.find(stage, rate, control_rate, tapped=tapped)
 
     monkeypatch.setattr(power, "find_reach", find)
     turn = asyncio.Semaphore(1)

@@ -9,8 +9,9 @@ import pytest
 from llmrollouts.analysis.counts import Counts, Measurement, Metric, Outcomes, make_cell
 from llmrollouts.analysis.evalue import log_e_rows
 from llmrollouts.analysis.grid import BOUNDS, BUCKETS, OVERFLOW
+from llmrollouts.analysis.rounding import place_bounds
 from llmrollouts.metrics.cursor import Cursor, keys_of
-from llmrollouts.metrics.engine_history import REMEMBERED, EngineHistory, place_bounds
+from llmrollouts.metrics.engine_history import REMEMBERED, EngineHistory
 from llmrollouts.metrics.engine_metrics import NoEngineMetrics, parse_engine_metrics
 from llmrollouts.metrics.page import Page
 from llmrollouts.metrics.port import Query, Rounding

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 # Found within this time: quick enough to be told beside the smallest that is found at all.
@@ -19,12 +19,18 @@ _QUICK: Final = 30.0
 @dataclass(frozen=True, slots=True)
 class Effect:
     """A regression: ``touched`` of the requests are ``ratio`` times slower, or ``failing`` of them
-    fail (on top of what fails on stable)."""
+    fail (on top of what fails on stable). metric: of the latency that is slower, where that makes a
+    difference; empty: any."""
 
     name: str
     ratio: float = 1.0
     touched: float = 1.0
     failing: float = 0.0
+    metric: str = ""
+
+    def of(self, metric: str) -> Effect:
+        """The same regression of one latency."""
+        return replace(self, name=f"{metric} {self.name}", metric=metric)
 
 
 EFFECTS: Final = (
@@ -81,32 +87,73 @@ def describe_reach(powers: Sequence[Power], rate: float) -> Reach:
     """The smallest regressions that the step finds in 95 of 100 runs. rate: compared canary
     requests a second."""
     latency = [p for p in powers if not p.effect.failing and p.effect.touched == 1]
-    slow = _smallest_found(latency)
     failing = _smallest_found([p for p in powers if p.effect.failing])
     found: list[str] = []
-    if slow is not None:
-        found.append(f"{slow.effect.name} slower within {_span(slow.p95)}")
-        quick = next((p for p in latency if p.p95 is not None and p.p95 <= _QUICK), None)
-        if quick is not None and quick is not slow:
-            found.append(f"{quick.effect.name} slower within {_span(quick.p95)}")
+    unseen: list[str] = []
+    for metric in dict.fromkeys(p.effect.metric for p in latency):
+        told = _tell_slower([p for p in latency if p.effect.metric == metric])
+        found += told
+        if not told:
+            unseen.append(metric)
+    slow = bool(found)
     if failing is not None:
         found.append(f"{failing.effect.name} within {_span(failing.p95)}")
     pace = format_rate(rate)
-    told = f"With {pace} compared canary requests a second this step"
+    said = f"With {pace} compared canary requests a second this step"
     if not found:
-        told = f"{told} can find nothing: it is too short or sees too few requests"
+        said = f"{said} can find nothing: it is too short or sees too few requests"
     else:
-        told = f"{told} finds {', '.join(found)} (95 of 100 times)"
-        if slow is None:
-            told += ", but no slower revision, not even one 4x slower"
+        said = f"{said} finds {', '.join(found)} (95 of 100 times)"
+        if not slow:
+            said += ", but no slower revision, not even one 4x slower"
+        elif unseen:
+            said += f", but no slower {' and no slower '.join(unseen)}, not even 4x"
         elif failing is None:
-            told += ", but no failures"
-    return Reach(pace, ", ".join(found), is_blind(powers), told)
+            said += ", but no failures"
+    return Reach(pace, ", ".join(found), is_blind(powers), said)
+
+
+def describe_rounded_reach(powers: Sequence[Power], rate: float) -> Reach:
+    """The same where the engines have no tap. Which slower revisions are found hangs on where the
+    bounds of the engines' histograms lie, so nothing is promised of them. ``powers``: as with the
+    tap, which finds more."""
+    pace = format_rate(rate)
+    said = f"With {pace} compared canary requests a second this step"
+    failing = _smallest_found([p for p in powers if p.effect.failing])
+    if failing is None:
+        said += " finds no failures"
+        found = []
+    else:
+        found = [f"{failing.effect.name} within {_span(failing.p95)}"]
+        said += f" finds {found[0]} (95 of 100 times)"
+    blind = is_blind(powers)
+    if blind:
+        said += ", and no slower revision, not even one 4x slower"
+    else:
+        found.append("slower revisions only over the next bound of the engine's histograms")
+        said += (
+            ". Without the tap it finds a slower revision only when that carries requests over the "
+            "next bound of the engine's histograms: `kubectl llm plan` with --ttft and --tpot says "
+            "which"
+        )
+    return Reach(pace, ", ".join(found), blind, said)
 
 
 def format_rate(rate: float) -> str:
     """Two digits, never in powers of ten: "0.012", "4.2", "420"."""
     return f"{float(f'{rate:.2g}'):.10f}".rstrip("0").rstrip(".")
+
+
+def _tell_slower(powers: Sequence[Power]) -> list[str]:
+    """The smallest that is found at all, and the smallest that is found quickly."""
+    slow = _smallest_found(powers)
+    if slow is None:
+        return []
+    found = [f"{slow.effect.name} slower within {_span(slow.p95)}"]
+    quick = next((p for p in powers if p.p95 is not None and p.p95 <= _QUICK), None)
+    if quick is not None and quick is not slow:
+        found.append(f"{quick.effect.name} slower within {_span(quick.p95)}")
+    return found
 
 
 def _smallest_found(powers: Sequence[Power]) -> Power | None:

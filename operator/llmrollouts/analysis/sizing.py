@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -36,10 +36,20 @@ from llmrollouts.analysis.evalues import IntArray, log_e_many
 from llmrollouts.analysis.gateplan import ERRORS, split_level
 from llmrollouts.analysis.grid import BUCKETS, GROWTH, buckets_in
 from llmrollouts.analysis.policy import Policy
-from llmrollouts.analysis.reach import EFFECTS, Effect, Power, Reach, describe_reach
+from llmrollouts.analysis.reach import (
+    EFFECTS,
+    Effect,
+    Power,
+    Reach,
+    describe_reach,
+    describe_rounded_reach,
+)
 from llmrollouts.analysis.stage import MIN_BASELINE, Baseline, Stage, freeze_stage
 from llmrollouts.analysis.thresholds import COMPARED
 from llmrollouts.analysis.tick import MIN_CANARY_REQUESTS
+
+# For each threshold: that a request of the canary exceeds it, and that one of stable does.
+Chances: TypeAlias = tuple[tuple[float, float], ...]
 
 SIGMA: Final = 0.5
 STABLE_ERRORS: Final = 0.001
@@ -77,18 +87,26 @@ def find_power(setting: Setting, effects: Sequence[Effect] = EFFECTS) -> tuple[P
 
 def expect_delay(effect: Effect, setting: Setting) -> Power:
     """The delay of one effect. A step without canary or control requests finds nothing."""
+    if effect.failing:
+        base = setting.stable_errors
+        chances: Chances = ((base + (1 - base) * effect.failing, base),)
+    else:
+        chances = tuple(
+            (_chance_over(effect, setting, quantile), 1 - quantile) for quantile in QUANTILES
+        )
+    return expect_crossing(effect, chances, setting)
+
+
+def expect_crossing(effect: Effect, chances: Chances, setting: Setting) -> Power:
+    """The delay of an effect by which requests exceed the gate's thresholds (or fail) with these
+    chances."""
     if setting.canary == 0 or setting.control == 0:
         return Power(effect, None, None)
     if effect.failing:
         bets, cap, level, least = ERROR_BETS, ERROR_CAP, setting.error_level, 0.0
-        base = setting.stable_errors
-        chances: tuple[tuple[float, float], ...] = ((base + (1 - base) * effect.failing, base),)
     else:
         bets, cap, level = LATENCY_BETS, TICK_CAP, setting.latency_level
         least = MIN_CANARY_REQUESTS / setting.canary
-        chances = tuple(
-            (_chance_over(effect, setting, quantile), 1 - quantile) for quantile in QUANTILES
-        )
     mean, deviation = _growth(
         _rounded(setting.canary), _rounded(setting.control), chances, bets, cap
     )
@@ -124,7 +142,7 @@ def _chance_over(effect: Effect, setting: Setting, quantile: float) -> float:
 def _growth(
     canary: float,
     control: float,
-    chances: tuple[tuple[float, float], ...],
+    chances: Chances,
     bets: tuple[Bet, ...],
     cap: float,
 ) -> tuple[FloatArray, FloatArray]:
@@ -230,14 +248,16 @@ def suppose_stage(policy: Policy, level: float, seconds: int, canary_workers: in
     return freeze_stage("supposed", policy, baseline, level, seconds, canary_workers)
 
 
-def find_reach(stage: Stage, rate: float, control_rate: float) -> Reach:
-    """What a running step can find at its real rates of compared requests a second.
+def find_reach(stage: Stage, rate: float, control_rate: float, *, tapped: bool = True) -> Reach:
+    """What a running step can find at its real rates of compared requests a second. ``tapped``:
+    whether the engines have the tap; without it only failures are promised.
 
     Takes up to a second of a core the first time. It is worked out for the nearest rate of a grid
     in steps of a tenth, so that a rate that wanders, and other rollouts, find the result again.
     """
     setting = make_setting(stage, _nearest(rate), _nearest(control_rate))
-    return describe_reach(find_power(setting), rate)
+    powers = find_power(setting)
+    return describe_reach(powers, rate) if tapped else describe_rounded_reach(powers, rate)
 
 
 def _nearest(rate: float) -> float:

@@ -1,59 +1,51 @@
 """``kubectl llm plan``: what each step of a rollout can find, how fast, with how many requests.
 
-Decides nothing and asks no cluster; analysis/sizing computes.
+Decides nothing and asks no cluster; analysis/sizing and rounded_sizing compute, plan_screen draws.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import click
-from rich.console import Group, RenderableType
-from rich.text import Text
 
-from llmrollouts.analysis.reach import Power, describe_reach, format_rate, is_blind
+from llmrollouts.analysis.rounded_sizing import Latency, RoundedStep, find_rounded_power
 from llmrollouts.analysis.sizing import SIGMA, find_power, make_setting, suppose_stage
-from llmrollouts.api.duration import format_duration
+from llmrollouts.api.duration import parse_duration
 from llmrollouts.api.share import WHOLE, Share
-from llmrollouts.cli.columns import draw_columns
 from llmrollouts.cli.failure import BadInput
+from llmrollouts.cli.plan_screen import StepPower, draw_plan, report_plan
 from llmrollouts.cli.policy_file import PlannedStep, PolicyFile, read_policy
 from llmrollouts.cli.session import Session
+from llmrollouts.cli.untapped import NOTES
 from llmrollouts.rollout.capacity import canary_workers, workers_for
+from llmrollouts.rollout.gates import UNPROVEN_SHARE
 
 # The control group yields this many times the canary's requests, where stable has them.
 _CONTROL: Final = 4
 _FEW_WORKERS: Final = 5
+# Of a median, seconds.
+_SHORTEST: Final = 0.0001
+_LONGEST: Final = 600.0
 
 
-@dataclass(frozen=True)
-class StepPower:
-    """One step. canary, control: compared requests a second; workers: of the canary."""
-
-    step: PlannedStep
-    canary: float
-    control: float
-    workers: int
-    margin: float
-    powers: tuple[Power, ...]
-
-    @property
-    def summary(self) -> str:
-        return describe_reach(self.powers, self.canary).message
-
-    @property
-    def warning(self) -> str | None:
-        if not is_blind(self.powers):
-            return None
-        return (
-            f"this step cannot find any slower revision: {format_rate(self.canary)} compared "
-            f"requests a second are too few within {format_duration(self.step.seconds)}; make it "
-            "longer, raise its share, or keep matchLoad on"
-        )
+def _read_seconds(
+    ctx: click.Context,  # noqa: ARG001 - click calls it with both
+    param: click.Parameter,
+    text: str | None,
+) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=param) from error
+    if not _SHORTEST <= seconds <= _LONGEST:
+        raise click.BadParameter("a median lies between 0.1ms and 10m", param=param)
+    return seconds
 
 
 @click.command(name="plan")
@@ -74,40 +66,109 @@ class StepPower:
     "long prompts together.",
 )  # fmt: skip
 @click.option(
+    "--ttft", callback=_read_seconds, metavar="DURATION",
+    help="Stable's median time to the first token, such as 200ms; without the tap only.",
+)  # fmt: skip
+@click.option(
+    "--tpot", callback=_read_seconds, metavar="DURATION",
+    help="Stable's median time per output token, such as 12.5ms; without the tap only.",
+)  # fmt: skip
+@click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
     help="For people or for programs.",
 )  # fmt: skip
 @click.pass_context
 def plan_command(
-    ctx: click.Context, /, path: Path, rate: float, replicas: int | None, sigma: float, output: str
+    ctx: click.Context,
+    /,
+    path: Path,
+    rate: float,
+    replicas: int | None,
+    sigma: float,
+    ttft: float | None,
+    tpot: float | None,
+    output: str,
 ) -> None:
     """Say what each step can find, how fast, and with how many requests."""
     session: Session = ctx.obj
     # NaN lies in every range, as no comparison refuses it.
     if not (math.isfinite(rate) and math.isfinite(sigma)):
         raise click.UsageError("--rate and --sigma are numbers")
-    steps = plan_power(read_policy(path), rate, replicas, sigma)
+    given = read_policy(path)
+    steps = plan_power(given, rate, replicas, sigma, _find_latencies(given, ttft, tpot, sigma))
+    notes = NOTES if given.untapped is not None else ()
     if output == "json":
-        session.print_json(report_plan(steps, rate, sigma))
+        session.print_json(report_plan(steps, rate, sigma, notes))
     else:
-        session.show(draw_plan(steps, rate, sigma))
+        session.show(draw_plan(steps, rate, sigma, notes))
+
+
+def _find_latencies(
+    given: PolicyFile, ttft: float | None, tpot: float | None, sigma: float
+) -> tuple[Latency, ...]:
+    """Stable's latencies, which matter without the tap alone; empty with it."""
+    if given.untapped is None:
+        if ttft is not None or tpot is not None:
+            raise click.UsageError(
+                "--ttft and --tpot are for engines without the tap (spec.revision.engine.tap: "
+                "false in FILE): with it only ratios count"
+            )
+        return ()
+    if ttft is None or tpot is None:
+        raise BadInput(
+            "How fast is stable? Its engines have no tap (spec.revision.engine.tap: false), so a "
+            "regression is found only when it carries requests over the next bound of the "
+            "engine's histograms.",
+            "Add stable's medians, for example --ttft 200ms --tpot 20ms.",
+        )
+    return given.untapped.latencies(ttft, tpot, sigma)
 
 
 def plan_power(
-    given: PolicyFile, rate: float, replicas: int | None, sigma: float
+    given: PolicyFile,
+    rate: float,
+    replicas: int | None,
+    sigma: float,
+    latencies: tuple[Latency, ...] = (),
 ) -> list[StepPower]:
-    """Each step's power. Raises BadInput when nobody says how many workers there are."""
+    """Each step's power. ``latencies``: of stable, for engines without the tap. Raises BadInput
+    when nobody says how many workers there are."""
     count = replicas or given.replicas
     if count is None and given.strategy.match_load:
         raise BadInput(
             "How many workers are there? The load of one decides what matchLoad mirrors.",
             f"Add --replicas, for example --replicas {_FEW_WORKERS}.",
         )
-    return [_find_step(given, step, rate, count or 1, sigma) for step in given.steps]
+    found = [_find_step(given, step, rate, count or 1, sigma, latencies) for step in given.steps]
+    if not latencies:
+        return found
+    following = [*given.steps[1:], None]
+    return [
+        replace(each, tapped=False, waits=_why_it_waits(after))
+        for each, after in zip(found, following, strict=True)
+    ]
+
+
+def _why_it_waits(following: PlannedStep | None) -> str | None:
+    """Without the tap."""
+    if following is not None:
+        small = following.share * WHOLE <= UNPROVEN_SHARE.ppm
+        if following.kind == "Shadow" or small:
+            return None
+    after = f"the {following.share_text} after it" if following is not None else "the promotion"
+    return (
+        f"nothing is proven without the tap, so {after} never follows by itself: this step waits "
+        "until its deadline, and then for onInconclusive, or for `kubectl llm promote`"
+    )
 
 
 def _find_step(
-    given: PolicyFile, step: PlannedStep, rate: float, replicas: int, sigma: float
+    given: PolicyFile,
+    step: PlannedStep,
+    rate: float,
+    replicas: int,
+    sigma: float,
+    latencies: tuple[Latency, ...],
 ) -> StepPower:
     share = Share(round(step.share * WHOLE))
     users = step.share * rate
@@ -121,82 +182,9 @@ def _find_step(
         workers, stable, canary = workers_for(share, replicas), rate, users
     control = min(stable, _CONTROL * canary)
     stage = suppose_stage(given.policy, step.level, step.seconds, workers)
-    powers = find_power(make_setting(stage, canary, control, sigma))
+    if latencies:
+        seen = RoundedStep(given.policy, step.level, step.seconds, workers, canary, control)
+        powers = find_rounded_power(seen, latencies)
+    else:
+        powers = find_power(make_setting(stage, canary, control, sigma))
     return StepPower(step, canary, control, workers, stage.margin, powers)
-
-
-def report_plan(steps: list[StepPower], rate: float, sigma: float) -> Mapping[str, object]:
-    """The JSON form. Seconds count from the first request that the regression touches; null: not
-    within the step."""
-    return {
-        "rate": rate,
-        "model": {"latency": "lognormal", "sigma": sigma, "stableErrorRate": 0.001},
-        "steps": [
-            {
-                "kind": found.step.kind,
-                "share": found.step.share_text,
-                "seconds": found.step.seconds,
-                "canaryWorkers": found.workers,
-                "canaryRequestsPerSecond": round(found.canary, 4),
-                "controlRequestsPerSecond": round(found.control, 4),
-                "margin": round(found.margin - 1, 4),
-                "level": found.step.level,
-                "finds": [
-                    {
-                        "regression": power.effect.name,
-                        "medianSeconds": power.median,
-                        "p95Seconds": power.p95,
-                        "p95Requests": power.requests(found.canary),
-                    }
-                    for power in found.powers
-                ],
-                "summary": found.summary,
-                "warning": found.warning,
-            }
-            for found in steps
-        ],
-    }
-
-
-def draw_plan(steps: list[StepPower], rate: float, sigma: float) -> RenderableType:
-    """A block for each step."""
-    parts: list[RenderableType] = [
-        Text(
-            f"{rate:g} requests/s, latencies lognormal with sigma {sigma:g}. Median / p95 from the "
-            "first request touched; add the age at which a request counts and about 5 s to the "
-            "last canary request."
-        )
-    ]
-    for number, found in enumerate(steps, start=1):
-        step = found.step
-        head = Text(f"\nStep {number}: {step.kind.lower()} {step.share_text}", style="bold")
-        head.append(
-            f" for {format_duration(step.seconds)}, {found.canary:,.3g} compared canary requests/s "
-            f"on {found.workers} worker{'s' if found.workers > 1 else ''}, margin "
-            f"{100 * (found.margin - 1):.0f}%",
-            style="not bold",
-        )
-        rows: list[list[str | Text]] = [
-            [
-                f"  {power.effect.name}",
-                _delay(power),
-                "-" if power.p95 is None else f"{power.requests(found.canary):,}",
-            ]
-            for power in found.powers
-        ]
-        parts += [head, draw_columns(rows, ["  REGRESSION", "FOUND AFTER", "REQUESTS"])]
-        if found.warning is not None:
-            parts.append(Text(f"  ! {found.warning}", style="yellow"))
-    return Group(*parts)
-
-
-def _delay(power: Power) -> str:
-    if power.median is None:
-        return "not in this step"
-    median = _span(power.median)
-    return f"{median} / {_span(power.p95)}" if power.p95 is not None else f"{median} / not surely"
-
-
-def _span(seconds: float | None) -> str:
-    value = math.ceil(seconds or 0)
-    return f"{value} s" if value < 600 else format_duration(float(60 * math.ceil(value / 60)))

@@ -21,6 +21,7 @@ from llmrollouts.api.duration import parse_duration
 from llmrollouts.api.share import Share
 from llmrollouts.api.spec import CanaryStep, Objectives, ShadowStep, Strategy
 from llmrollouts.cli.failure import BadInput
+from llmrollouts.cli.untapped import Untapped, read_untapped
 from llmrollouts.rollout.policy import combine_policy
 
 _LARGEST: Final = 1024 * 1024  # bytes
@@ -42,25 +43,27 @@ class PlannedStep:
 
 @dataclass(frozen=True)
 class PolicyFile:
-    """What a policy file says. replicas: of the LLMDeployment, None where there is none."""
+    """What a policy file says. replicas: of the LLMDeployment, None where there is none. untapped:
+    where its engine has no tap."""
 
     policy: Policy
     strategy: Strategy
     steps: tuple[PlannedStep, ...]
     replicas: int | None
+    untapped: Untapped | None = None
 
 
 def read_policy(path: Path) -> PolicyFile:
     """Raises BadInput with one sentence."""
     raw = _load(path)
-    replicas = None
+    replicas, untapped = None, None
     if "kind" in raw or "spec" in raw:
         if raw.get("kind", labels.KIND) != labels.KIND:
             raise BadInput(f"{path} holds a {raw['kind']}, not an {labels.KIND}")
         spec = raw.get("spec")
         if not isinstance(spec, dict):
             raise BadInput(f"{path} has no spec")
-        replicas = _read_replicas(spec.get("replicas"))
+        replicas, untapped = _read_replicas(spec.get("replicas")), read_untapped(spec)
         raw = {name: spec[name] for name in _PARTS if name in spec}
     unknown = sorted(str(name) for name in raw.keys() - _PARTS)
     if unknown:
@@ -74,7 +77,7 @@ def read_policy(path: Path) -> PolicyFile:
         raise BadInput(f"{path}: {describe_errors(error, root)}") from error
     except ValueError as error:
         raise BadInput(f"{path}: {error}") from error
-    return PolicyFile(policy, strategy, _plan_steps(policy, strategy), replicas)
+    return PolicyFile(policy, strategy, _plan_steps(policy, strategy), replicas, untapped)
 
 
 def _load(path: Path) -> dict[str, object]:

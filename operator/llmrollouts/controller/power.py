@@ -48,8 +48,9 @@ class StepPower:
         """What was found for the stage of this name; None: nothing yet."""
         return self._reach if stage == self._stage else None
 
-    def look(self, stage: Stage, judgement: Judgement, now: float) -> None:
-        """Begin to calculate when it is due. ``now``: seconds. Never waits."""
+    def look(self, stage: Stage, judgement: Judgement, now: float, *, tapped: bool = True) -> None:
+        """Begin to calculate when it is due. ``now``: seconds; ``tapped``: whether the workers have
+        the tap. Never waits."""
         if stage.name != self._stage:
             self.stop()
             self._stage, self._rates, self._reach, self._due = stage.name, None, None, -math.inf
@@ -62,19 +63,19 @@ class StepPower:
         self._due = now + EVERY
         if self._rates is None or _differ(rates, self._rates):
             self._task = asyncio.get_running_loop().create_task(
-                self._find(stage, rates), name=f"power {stage.name}"
+                self._find(stage, rates, tapped=tapped), name=f"power {stage.name}"
             )
 
     def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
-    async def _find(self, stage: Stage, rates: tuple[float, float]) -> None:
+    async def _find(self, stage: Stage, rates: tuple[float, float], *, tapped: bool) -> None:
         loop = asyncio.get_running_loop()
         async with self._turn:
             began = loop.time()
             try:
-                self._reach = await asyncio.to_thread(find_reach, stage, *rates)
+                self._reach = await asyncio.to_thread(find_reach, stage, *rates, tapped=tapped)
                 self._rates = rates
             except Exception as problem:
                 # The verdict does not need it; it is tried again a minute later.

@@ -30,11 +30,10 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 from llmrollouts.analysis.counts import Counts, Metric, Outcomes, Stream
-from llmrollouts.analysis.grid import OVERFLOW, bucket_of
+from llmrollouts.analysis.rounding import place_bounds
 from llmrollouts.metrics.engine_metrics import Buckets, EngineMetrics, HttpEnds, NoEngineMetrics
 from llmrollouts.metrics.page import Page
 from llmrollouts.metrics.port import Query, Rounding
@@ -247,11 +246,3 @@ def _outcomes(second: _Second, rounding: Rounding) -> Outcomes:
     refused = min(second.total, second.refused)
     failed = min(second.total - refused, max(second.failed, second.broken))
     return Outcomes(second.total, failed, refused)
-
-
-@lru_cache(maxsize=256)
-def place_bounds(bounds: tuple[float, ...], rounding: Rounding) -> tuple[int, ...]:
-    """The bucket of the gate's grid for each bucket of the engine's histogram."""
-    if rounding == "up":
-        return tuple(OVERFLOW if math.isinf(bound) else bucket_of(bound) for bound in bounds)
-    return tuple(bucket_of(bound) for bound in (0.0, *bounds[:-1]))

@@ -1,0 +1,161 @@
+"""What a step can find where the engines have no tap: sizing at the bounds of their histograms.
+
+Stable's latency is rounded up and the canary's down to the bounds between which it lies, so a
+regression is found only when it carries enough requests over the next bound. Where the bounds lie
+beside stable's latencies therefore decides, and the latencies themselves are asked for: here not
+only ratios count. The thresholds are the gate's own, of a stage that is frozen as the operator
+freezes it, and the delays are those of ``sizing`` at the chances that follow.
+
+Nobody knows a median to a hair, so the worst is told of medians up to a tenth beside the given one
+and of half the spread. The launcher's probes are in the canary's histograms and not in stable's: as
+many of the canary's requests as there can be probes are taken to be fast and well. It decides
+nothing. Called by `kubectl llm plan`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Final
+
+from llmrollouts.analysis.baseline import Baseline
+from llmrollouts.analysis.counts import Metric
+from llmrollouts.analysis.grid import BUCKETS
+from llmrollouts.analysis.policy import Policy
+from llmrollouts.analysis.reach import EFFECTS, Effect, Power
+from llmrollouts.analysis.rounding import place_bounds
+from llmrollouts.analysis.sizing import (
+    STABLE_ERRORS,
+    Chances,
+    Setting,
+    expect_crossing,
+    make_setting,
+)
+from llmrollouts.analysis.stage import Stage, Thresholds, freeze_stage
+
+# An idle worker is probed once a second, a busy one less often.
+PROBES: Final = 1.0
+_BESIDE: Final = (0.9, 1.0, 1.1)
+_SPREADS: Final = (0.5, 1.0)
+# Enough for one of them in the last thousandth.
+_REQUESTS: Final = 1_000_000
+_NORMAL: Final = NormalDist()
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """One latency of stable, lognormal. median: seconds; sigma: standard deviation of its
+    logarithm; bounds: of the engine's histogram, in seconds, rising, the last one infinite."""
+
+    metric: Metric
+    median: float
+    sigma: float
+    bounds: tuple[float, ...]
+
+    def neighbours(self) -> Iterator[Latency]:
+        """What it may as well be."""
+        for beside in _BESIDE:
+            for spread in _SPREADS:
+                yield replace(self, median=beside * self.median, sigma=spread * self.sigma)
+
+    def fill(self, effect: Effect | None = None) -> tuple[float, ...]:
+        """The part of the requests in each bucket of the engine's histogram."""
+        below = [self._below(bound, effect) for bound in self.bounds]
+        return tuple(b - a for a, b in zip([0.0, *below[:-1]], below, strict=True))
+
+    def _below(self, seconds: float, effect: Effect | None) -> float:
+        if math.isinf(seconds):
+            return 1.0
+        place = math.log(seconds / self.median) / self.sigma
+        if effect is None:
+            return _NORMAL.cdf(place)
+        slow = _NORMAL.cdf(place - math.log(effect.ratio) / self.sigma)
+        return effect.touched * slow + (1 - effect.touched) * _NORMAL.cdf(place)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundedStep:
+    """A step of engines without the tap. canary, control: compared requests a second; workers: of
+    the canary; level, seconds: as of any stage."""
+
+    policy: Policy
+    level: float
+    seconds: int
+    workers: int
+    canary: float
+    control: float
+
+
+def find_rounded_power(step: RoundedStep, latencies: Sequence[Latency]) -> tuple[Power, ...]:
+    """Each effect's delay: of each latency alone, then of failures."""
+    setting = _dilute(
+        make_setting(freeze_rounded(step, latencies), step.canary, step.control), step
+    )
+    whole = step.canary / setting.canary if step.canary else 0.0
+    powers = []
+    for latency in latencies:
+        others = [each for each in latencies if each.metric is not latency.metric]
+        worlds = [
+            (each, freeze_rounded(step, [*others, each]).thresholds[latency.metric])
+            for each in latency.neighbours()
+        ]
+        for effect in EFFECTS:
+            if not effect.failing:
+                cases = [_find_chances(each, at, effect, whole) for each, at in worlds]
+                worst = min(cases, key=_speak)
+                powers.append(expect_crossing(effect.of(latency.metric.value), worst, setting))
+    for effect in EFFECTS:
+        if effect.failing:
+            failing = STABLE_ERRORS + (1 - STABLE_ERRORS) * effect.failing
+            powers.append(expect_crossing(effect, ((whole * failing, STABLE_ERRORS),), setting))
+    return tuple(powers)
+
+
+def freeze_rounded(step: RoundedStep, latencies: Sequence[Latency]) -> Stage:
+    """The stage as the operator would freeze it: stable's baseline is rounded up."""
+    histograms = {}
+    for latency in latencies:
+        counts = [0] * (BUCKETS + 1)
+        places = place_bounds(latency.bounds, "up")
+        for bucket, part in zip(places, latency.fill(), strict=True):
+            counts[bucket] += round(_REQUESTS * part)
+        histograms[latency.metric] = tuple(counts)
+    baseline = Baseline(histograms)
+    return freeze_stage("supposed", step.policy, baseline, step.level, step.seconds, step.workers)
+
+
+def _dilute(setting: Setting, step: RoundedStep) -> Setting:
+    """With the probes among the canary's requests; without requests there is nothing to find."""
+    probes = PROBES * step.workers if step.canary else 0.0
+    return replace(setting, canary=step.canary + probes)
+
+
+def _find_chances(
+    latency: Latency, thresholds: Thresholds, effect: Effect, whole: float
+) -> Chances:
+    """At each threshold. whole: the part of the canary's observations that are requests."""
+    up, down = place_bounds(latency.bounds, "up"), place_bounds(latency.bounds, "down")
+    stable, slower = latency.fill(), latency.fill(effect)
+    return tuple(
+        (
+            whole * sum(part for at, part in zip(down, slower, strict=True) if at > canary_bound),
+            sum(part for at, part in zip(up, stable, strict=True) if at > bound),
+        )
+        for bound, canary_bound in zip(
+            thresholds.control_bounds, thresholds.canary_bounds, strict=True
+        )
+    )
+
+
+def _speak(chances: Chances) -> float:
+    """How much one request tells, in nats, at the threshold that tells most: orders the cases."""
+    return max(_divergence(min(a, 1 - 1e-12), min(max(b, 1e-9), 1 - 1e-12)) for a, b in chances)
+
+
+def _divergence(canary: float, stable: float) -> float:
+    if canary <= stable:
+        return 0.0
+    over = canary * math.log(canary / stable)
+    return over + (1 - canary) * math.log((1 - canary) / (1 - stable))
