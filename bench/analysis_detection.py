@@ -65,7 +65,7 @@ def measure(
     gates, delays = ManyGates(stage), []
     if level is not None:
         gates.levels = dict.fromkeys(gates.levels, level)
-    block = max(1, min(runs, 40_000 // seconds))
+    block = max(1, min(runs, 400_000 // (seconds * max(10, rates.workers))))
     for begin in range(0, runs, block):
         rng = np.random.default_rng([*seed, begin])
         paths = calm(min(block, runs - begin), seconds)

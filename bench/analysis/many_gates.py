@@ -8,12 +8,13 @@ it leaves out: hard limits and the wording of findings.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import xlogy
 
-from llmrollouts.analysis.burst import QUIET, least_won
+from llmrollouts.analysis.burst import LONGEST, QUIET, least_won
 from llmrollouts.analysis.counts import Metric
 from llmrollouts.analysis.eprocess import MOST_WEALTH, EProcess
 from llmrollouts.analysis.evalue import FloatArray
@@ -23,6 +24,8 @@ from llmrollouts.analysis.gateplan import band_name, plan_latency, plan_outcomes
 from llmrollouts.analysis.ksband import band_constant
 from llmrollouts.analysis.noninferiority import PROOF_LOG_BETS
 from llmrollouts.analysis.stage import Stage
+from llmrollouts.analysis.standout import LONGEST as LONGEST_ALONE
+from llmrollouts.analysis.standout import ODDS, WINDOW
 from llmrollouts.analysis.tick import MIN_CANARY_REQUESTS, TOLERATED_STALL
 from llmrollouts.analysis.trace import BoolArray
 
@@ -59,7 +62,8 @@ class _Row:
 class ManyGates:
     """The rule of one stage for many runs. Cells: arrays of shape (runs, seconds, places, 4), rows
     as in ``evalue.Cell``, by metric; of failures and refusals (one place) by "errors",
-    "refusals", "connections"; of the proof by "proof:<metric>"."""
+    "refusals", "connections"; of the proof by "proof:<metric>". Of several canary workers, what
+    each adds to the cells is in "workers:<metric>": (runs, seconds, places, workers, 2)."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
@@ -82,7 +86,7 @@ class ManyGates:
         decided = {name: np.full(runs, np.inf) for name in self.levels}
         for row in self._rows:
             if row.cells in cells:
-                when = self._cross(row, cells[row.cells])
+                when = self._cross(row, cells[row.cells], cells.get(f"workers:{row.cells}"))
                 decided[row.metric] = np.minimum(decided[row.metric], when)
         for metric, places in self.stage.thresholds.items():
             lags = np.array(places.lags)
@@ -93,26 +97,32 @@ class ManyGates:
     def decide(self, cells: Mapping[str, IntArray], metric: Metric) -> FloatArray:
         """When one latency metric alone decided."""
         rows = [row for row in self._rows if row.metric == metric.value]
-        return np.asarray(np.min([self._cross(row, cells[row.cells]) for row in rows], axis=0))
+        workers = cells.get(f"workers:{metric.value}")
+        found = [self._cross(row, cells[row.cells], workers) for row in rows]
+        return np.asarray(np.min(found, axis=0))
 
-    def _cross(self, row: _Row, cells: IntArray) -> FloatArray:
+    def _cross(self, row: _Row, cells: IntArray, workers: IntArray | None) -> FloatArray:
         """The second at whose end one e-process reached its level."""
         runs, seconds = cells.shape[:2]
         rule = row.rule
         gains = np.empty((runs, seconds, len(rule.bets)))
         for place, (_, bets, logs) in zip(row.thresholds, rule.groups, strict=True):
-            gains[:, :, list(bets)] = unique_gains(cells[:, :, place], np.array(logs), rule.cap)
+            here, log_bets = cells[:, :, place], np.array(logs)
+            paid = unique_gains(here, log_bets, rule.cap)
+            if workers is not None:
+                paid = leave_out_many(paid, here, workers[:, :, place], log_bets, rule.cap)
+            gains[:, :, list(bets)] = paid
         needed = math.exp(-math.log(self.levels[row.metric]) - row.log_weight)
         seen = np.cumsum(cells[:, :, list(row.thresholds), 1], axis=1).max(axis=2)
         enough = seen >= MIN_CANARY_REQUESTS if row.guarded else np.ones_like(seen, dtype=bool)
         asked = cells[:, :, list(row.thresholds), 1].max(axis=2) > 0
         wealth = np.full((runs, len(rule.bets)), rule.start_weight)
-        bursts = Bursts(runs, rule.cap, rule.longest)
+        bursts = Bursts(wealth.shape, rule.cap)
         when = np.full(runs, np.inf)
         for second in range(seconds):
             gain, before = gains[:, second], wealth + rule.starts.fresh(second + 1)
             wealth = np.minimum(before * np.exp(gain), MOST_WEALTH)
-            if rule.longest:
+            if rule.forgives:
                 wealth = bursts.follow(gain, before, wealth, asked[:, second])
             reached = wealth.mean(axis=1) + rule.starts.unspent(second + 1) >= needed
             when[reached & enough[:, second] & np.isinf(when)] = second + 1 + math.ceil(row.lag)
@@ -163,14 +173,11 @@ class ManyGates:
 class Bursts:
     """``burst.follow_burst`` for all bets of all runs."""
 
-    def __init__(self, runs: int, cap: float, longest: Sequence[int]) -> None:
-        """longest: one a bet, as in ``EProcess``."""
-        self._longest = np.array(longest, dtype=int)
-        shape = (runs, len(longest))
+    def __init__(self, shape: tuple[int, ...], cap: float) -> None:
+        """shape: (runs, bets)."""
         self._seconds, self._quiet = (np.zeros(shape, dtype=int) for _ in range(2))
         self._won, self._before = (np.zeros(shape) for _ in range(2))
-        most = max(longest, default=0)
-        self._least = np.array([least_won(seconds, cap) for seconds in range(most + 1)])
+        self._least = np.array([least_won(seconds, cap) for seconds in range(LONGEST + 1)])
 
     def follow(
         self, gain: FloatArray, before: FloatArray, wealth: FloatArray, asked: BoolArray
@@ -184,11 +191,57 @@ class Bursts:
         self._quiet = np.where(rising, 0, self._quiet + quiet)
         ended = self._quiet >= QUIET
         least = self._least[np.minimum(self._seconds, len(self._least) - 1)]
-        taken = ended & (self._seconds <= self._longest) & (self._won >= least)
+        taken = ended & (self._seconds <= LONGEST) & (self._won >= least)
         wealth = np.where(taken, np.minimum(wealth, self._before), wealth)
         for state in (self._seconds, self._won, self._quiet):
             state[ended] = 0
         return wealth
+
+
+def leave_out_many(
+    gains: FloatArray, cells: IntArray, workers: IntArray, logs: FloatArray, cap: float
+) -> FloatArray:
+    """``standout.leave_out`` for all runs, of one threshold. gains: shape (runs, seconds, bets);
+    workers: (runs, seconds, workers, 2)."""
+    alone, seconds = _stand_out(workers), cells.shape[1]
+    paid, least = gains.copy(), gains
+    for later in range(WINDOW):
+        # Who is left out of each second so many seconds later.
+        left = np.zeros_like(alone)
+        left[:, : seconds - later] = alone[:, later:]
+        touched = left.any(axis=2)
+        if touched.any():
+            without = cells[touched].astype(np.int64)
+            without[:, :2] -= (workers[touched] * left[touched][:, :, None]).sum(axis=1)
+            now = least.copy()
+            now[touched] = np.minimum(now[touched], log_e_many(without, logs, cap))
+            paid[:, later:] += (now - least)[:, : seconds - later]
+            least = now
+    return paid
+
+
+def _stand_out(workers: IntArray) -> BoolArray:
+    """Who is left out in each second; shape (runs, seconds, workers)."""
+    sums = np.cumsum(workers, axis=1, dtype=np.int64)
+    sums[:, WINDOW:] -= sums[:, :-WINDOW].copy()
+    own, requests = sums[..., 0], sums[..., 1]
+    over, total = (each.sum(axis=2, keepdims=True) for each in (own, requests))
+    asked = (requests > 0).sum(axis=2, keepdims=True)
+    apart = _log_likelihood(own, requests) + _log_likelihood(over - own, total - requests)
+    needed = _log_likelihood(over, total) + np.log(ODDS * np.maximum(asked, 1)) - 1e-9
+    found = (asked > 1) & (own * total > over * requests) & (apart >= needed)
+    found &= 2 * found.sum(axis=2, keepdims=True) <= asked
+    streak = np.zeros(found.shape[::2], dtype=int)
+    alone: BoolArray = np.zeros(found.shape, dtype=np.bool_)
+    for second in range(found.shape[1]):
+        streak = np.where(found[:, second], streak + 1, 0)
+        alone[:, second] = found[:, second] & (streak <= LONGEST_ALONE)
+    return alone
+
+
+def _log_likelihood(over: IntArray, total: IntArray) -> FloatArray:
+    most = np.maximum(total, 1)
+    return np.asarray(xlogy(over, over / most) + xlogy(total - over, (total - over) / most))
 
 
 def unique_gains(cells: IntArray, logs: FloatArray, cap: float) -> FloatArray:

@@ -109,6 +109,7 @@ def count_rollbacks(
     policy = Policy()
     lost = 0
     blamed: dict[str, int] = {}
+    block = max(1, min(block, 500 // world.workers))
     for begin in range(0, runs, block):
         rng = np.random.default_rng([seed, begin])
         size = min(block, runs - begin)
@@ -168,7 +169,8 @@ def _stalls(every: float) -> Nuisance:
     def paths_of(rng: np.random.Generator, step: Step, _: FloatArray, runs: int) -> Paths:
         paths = calm(runs, step.seconds)
         paths.canary_stalled = stall(rng, runs, step.seconds, step.rates.workers, every)
-        paths.control_stalled = stall(rng, runs, step.seconds, step.rates.control_workers, every)
+        others = stall(rng, runs, step.seconds, step.rates.control_workers, every)
+        paths.control_stalled = others.mean(axis=2)
         return paths
 
     return paths_of
@@ -219,4 +221,5 @@ WORLDS: Final = (
     World("50 requests/s", 50.0, _iid),
     World("stalls, one a worker and hour", 21.25, _stalls(3600)),
     World("stalls, 20 workers", 85.0, _stalls(600), workers=20),
+    World("stalls, 40 workers", 170.0, _stalls(600), workers=40),
 )

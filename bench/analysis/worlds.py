@@ -46,9 +46,9 @@ class Rates:
 @dataclass
 class Paths:
     """What happens in each second of each run; arrays of shape (runs, seconds). shift: ln factor of
-    the latency; stalled: part of the requests that are four times slower; failing: part that
-    fails; silent: workers that take no requests; load: factor of the rate; prompts: part of the
-    requests that moves from short to long prompts."""
+    the latency; stalled: part of the requests that are four times slower, of the canary by worker:
+    (runs, seconds, workers); failing: part that fails; silent: workers that take no requests; load:
+    factor of the rate; prompts: part of the requests that moves from short to long prompts."""
 
     shift: FloatArray
     canary_shift: FloatArray
@@ -76,7 +76,7 @@ class Regression:
 def calm(runs: int, seconds: int) -> Paths:
     zero = np.zeros((runs, seconds))
     one = np.ones((runs, seconds))
-    return Paths(zero, zero, zero, zero, zero, zero, one, one, zero)
+    return Paths(zero, zero, zero, zero[:, :, None], zero, zero, one, one, zero)
 
 
 def walk(rng: np.random.Generator, runs: int, seconds: int, sd: float, tau: float) -> FloatArray:
@@ -94,14 +94,14 @@ def walk(rng: np.random.Generator, runs: int, seconds: int, sd: float, tau: floa
 def stall(
     rng: np.random.Generator, runs: int, seconds: int, workers: int, every: float = 600.0
 ) -> FloatArray:
-    """The part of an arm's requests that meets a stalled worker: each stalls for 3 s, on average
-    once in ``every`` seconds, and starts somewhere within a second."""
-    part = np.zeros((runs, seconds + 4))
-    for _ in range(workers):
+    """The part of each worker's requests that meets it stalled, shape (runs, seconds, workers): it
+    stalls for 3 s, on average once in ``every`` seconds, and starts somewhere within a second."""
+    part = np.zeros((runs, seconds + 4, workers))
+    for worker in range(workers):
         hits = np.argwhere(rng.random((runs, seconds)) < 1 / every)
         begun = rng.random(len(hits))
         for offset, weight in ((0, 1 - begun), (1, 1.0), (2, 1.0), (3, begun)):
-            np.add.at(part, (hits[:, 0], hits[:, 1] + offset), weight / workers)
+            np.add.at(part[:, :, worker], (hits[:, 0], hits[:, 1] + offset), weight)
     return np.minimum(part[:, :seconds], 1.0)
 
 
@@ -147,20 +147,21 @@ def draw_cells(
     errors: float = 0.001,
     proof: bool = False,
 ) -> dict[str, IntArray]:
-    """The cells of ``many_gates`` for all runs of ``paths``."""
+    """The cells of ``many_gates`` for all runs of ``paths``, and of several canary workers those of
+    each."""
     seconds = paths.shift.shape[1]
     on = (np.arange(seconds) >= regression.onset)[None, :]
-    arrivals = rng.poisson(rates.canary * paths.load * paths.canary_load)
+    each = rates.canary / rates.workers * paths.load * paths.canary_load
+    arrivals = rng.poisson(np.repeat(each[:, :, None], rates.workers, axis=2))
     others = rng.poisson(rates.control * paths.load)
     failing = np.maximum(paths.canary_failing, regression.failing * on)
     failing = failing + (1 - failing) * errors
-    failed, lost = rng.binomial(arrivals, failing), rng.binomial(others, errors)
+    failed, lost = rng.binomial(arrivals, failing[:, :, None]), rng.binomial(others, errors)
+    asked = arrivals.sum(axis=2)
+    refused, theirs_refused = rng.binomial(asked, errors), rng.binomial(others, errors)
     cells = {
-        "errors": np.stack([failed, arrivals, lost, others], axis=-1)[:, :, None],
-        "refusals": np.stack(
-            [rng.binomial(arrivals, errors), arrivals, rng.binomial(others, errors), others],
-            axis=-1,
-        )[:, :, None],
+        "errors": np.stack([failed.sum(axis=2), asked, lost, others], axis=-1)[:, :, None],
+        "refusals": np.stack([refused, asked, theirs_refused, others], axis=-1)[:, :, None],
     }
     for metric, places in stage.thresholds.items():
         ratio = math.log(regression.ratios.get(metric, 1.0)) * on
@@ -173,18 +174,23 @@ def draw_cells(
             # All places of a metric are read of the same requests.
             canary_bounds += [stage.policy.promotion_margin * x for x in places.promotion]
             control_bounds += list(places.promotion)
-        over = _draw(rng, arrivals, failed, ours.beyond(canary_bounds, tail))
+        each_over = _draw(rng, arrivals, failed, ours.beyond(canary_bounds, tail))
+        over = each_over.sum(axis=2)
         stable_over = _draw(rng, others, lost, theirs.beyond(control_bounds, 0.0))
         table = np.stack(
             [
                 over,
-                np.broadcast_to(arrivals[..., None], over.shape),
+                np.broadcast_to(asked[..., None], over.shape),
                 stable_over,
                 np.broadcast_to(others[..., None], over.shape),
             ],
             axis=-1,
         )
         cells[metric.value] = table[:, :, : len(places.lags)]
+        if rates.workers > 1:
+            many = each_over[..., : len(places.lags)]
+            own = np.stack([many, np.broadcast_to(arrivals[..., None], many.shape)], axis=-1)
+            cells[f"workers:{metric.value}"] = own.swapaxes(2, 3)
         if proof:
             cells[f"proof:{metric.value}"] = table[:, :, len(places.lags) :]
     return cells
@@ -192,7 +198,7 @@ def draw_cells(
 
 @dataclass(frozen=True)
 class _Law:
-    """One arm's latency of one metric."""
+    """One arm's latency of one metric; ``stalled``: of the arm, or of each of its workers."""
 
     metric: Metric
     paths: Paths
@@ -202,12 +208,15 @@ class _Law:
     def beyond(self, bounds: list[float], tail: FloatArray | float) -> FloatArray:
         at = np.array(bounds)
         chance = self._survival(at, 0.0)
-        if self.stalled.any():
-            part = self.stalled[..., None]
-            chance = (1 - part) * chance + part * self._survival(at, STALL)
         if np.any(np.asarray(tail) > 0):
             part = np.broadcast_to(np.asarray(tail), self.shift.shape)[..., None]
             chance = (1 - part) * chance + part * self._survival(at, math.log(5.0))
+        stalled = self.stalled[..., None]
+        if self.stalled.ndim > self.shift.ndim:
+            chance = chance[:, :, None]
+        if self.stalled.any():
+            slow = self._survival(at, STALL).reshape(*chance.shape)
+            chance = (1 - stalled) * chance + stalled * slow
         return chance
 
     def _survival(self, at: FloatArray, more: float) -> FloatArray:
@@ -220,9 +229,9 @@ def _draw(
 ) -> IntArray:
     """How many exceed each place: the failed exceed all, the others by their chance; places in
     any order, nested as latencies are (who exceeds a larger value exceeds a smaller one)."""
-    order = np.argsort(-chance[0, 0])
+    order = np.argsort(-chance.reshape(-1, chance.shape[-1])[0])
     left, before = arrivals - failed, np.ones(arrivals.shape)
-    over = np.empty(chance.shape, dtype=np.int64)
+    over = np.empty((*arrivals.shape, len(order)), dtype=np.int64)
     for place in order.tolist():
         here = np.minimum(chance[..., place], before)
         with np.errstate(divide="ignore", invalid="ignore"):

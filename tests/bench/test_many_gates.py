@@ -34,6 +34,7 @@ def judge_singly(stage: Stage, cells: dict[str, IntArray], run: int) -> dict[str
         ),
         key=lambda read: read[:3],
     )
+    names = [f"worker {number}" for number in range(stage.canary_workers)]
     for _, lag, second, stream in order:
         if stream is None:
             state = gate.take_outcomes(state, _ends(cells, run, lag, second))
@@ -45,7 +46,16 @@ def judge_singly(stage: Stage, cells: dict[str, IntArray], run: int) -> dict[str
             _as_counts(table[:, over], int(table[0, over + 1]), bounds, empty)
             for over, bounds in ((0, places.canary_bounds), (2, places.control_bounds))
         ]
-        state = gate.take_latency(state, LatencySecond(stream, second, arms[0], arms[1]))
+        workers = {}
+        if len(names) > 1:
+            own = cells[f"workers:{stream.metric.value}"][run, second]
+            for name, part in zip(names, own.swapaxes(0, 1), strict=True):
+                total = int(part[0, 1])
+                counts = _as_counts(part[:, 0], total, places.canary_bounds, empty)
+                if total:
+                    workers[name] = counts
+        tick = LatencySecond(stream, second, arms[0], arms[1], workers=workers)
+        state = gate.take_latency(state, tick)
     return {name: float(second) for name, second in state.decided.items()}
 
 
@@ -97,7 +107,7 @@ def test_many_gates_decide_with_the_gate_while_workers_stall(workers: int) -> No
     stage = make_stage(Policy(), 0.005, 600, workers)
     rng, paths = np.random.default_rng(workers), calm(4, 120)
     paths.canary_stalled = stall(rng, 4, 120, workers, 60.0)
-    paths.control_stalled = stall(rng, 4, 120, 4, 600.0)
+    paths.control_stalled = stall(rng, 4, 120, 4, 600.0).mean(axis=2)
     rates = Rates(4.25 * workers, 17, workers)
     cells = draw_cells(rng, stage, rates, paths, Regression({Metric.TPOT: 1.15}), errors=0.0)
     found = ManyGates(stage).run(cells).decided
@@ -109,8 +119,8 @@ def test_many_gates_decide_with_the_gate_while_workers_stall(workers: int) -> No
 
 
 def test_bursts_are_followed_in_arrays_as_they_are_one_by_one() -> None:
-    rng, cap, longest = np.random.default_rng(3), 1.5, (0, 6, 9, 12)
-    many = Bursts(5, cap, longest)
+    rng, cap = np.random.default_rng(3), 1.5
+    many = Bursts((5, 4), cap)
     gains = np.minimum(rng.normal(0.3, 1.0, (5, 400, 4)), cap)
     gains[rng.random(gains.shape) < 0.1] = 0.0
     asked = rng.random((5, 400)) < 0.9
@@ -123,9 +133,7 @@ def test_bursts_are_followed_in_arrays_as_they_are_one_by_one() -> None:
         for run in np.flatnonzero(asked[:, second]).tolist():
             for bet in range(4):
                 burst, gain = single[run][bet], float(gains[run, second, bet])
-                single[run][bet], ended = follow_burst(
-                    burst, gain, cap, float(before[run, bet]), longest[bet]
-                )
+                single[run][bet], ended = follow_burst(burst, gain, cap, float(before[run, bet]))
                 if ended:
                     taken += 1
                     expected[run, bet] = min(float(expected[run, bet]), burst.before)

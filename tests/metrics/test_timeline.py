@@ -95,6 +95,25 @@ def test_every_second_of_both_arms_is_closed_once_and_in_order() -> None:
         assert ticks == list(range(int(START) + 1, int(START) + 1 + len(ticks)))
 
 
+def test_the_workers_of_the_canary_are_told_apart() -> None:
+    field = Field()
+    for number in range(12):
+        field.serve(3, ["canary0", "control0"])
+        if number % 2:
+            field.serve(4, ["canary1", "control1"])
+        field.read()
+    latency = [each.second for each in field.closed if isinstance(each.second, LatencySecond)]
+    assert latency
+    for second in latency:
+        parts = second.workers
+        assert sum(counts.total for counts in parts.values()) == second.canary.total
+        assert {name: counts.total for name, counts in parts.items()}.items() <= {
+            ("canary0", 3),
+            ("canary1", 4),
+        }
+    assert {name for second in latency for name in second.workers} == {"canary0", "canary1"}
+
+
 def test_copies_of_pages_count_nothing() -> None:
     field = Field()
     for _ in range(15):

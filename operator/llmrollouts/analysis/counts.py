@@ -19,6 +19,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from llmrollouts.analysis.evalue import Cell
@@ -140,13 +141,15 @@ class Outcomes:
 
 class LatencySecond(NamedTuple):
     """One tick of one latency stream: the same arrival second of both arms. cells: both arms at
-    every threshold of the stage, by who knows them already."""
+    every threshold of the stage, by who knows them already; workers: the canary's counts by
+    worker, by who knows them."""
 
     stream: Stream
     second: int
     canary: Counts
     control: Counts
     cells: Sequence[Cell] | None = None
+    workers: Mapping[str, Counts] = MappingProxyType({})
 
     def compare(self, canary_bounds: Sequence[int], bounds: Sequence[int]) -> Sequence[Cell]:
         """Both arms at every threshold, each at its own bound."""

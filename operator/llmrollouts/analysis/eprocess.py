@@ -134,8 +134,8 @@ def weigh(state: EvidenceState, starts: StartTimes) -> float:
 class EProcess:
     """The rule: bets, the length of the stage in seconds, the weight on starting at once, a cap.
 
-    A stage may be extended past ``stage_ticks``: see ``StartTimes``. forgives: by threshold,
-    the seconds of the longest burst that is taken back (``burst``), 0 for none; empty: none at all.
+    A stage may be extended past ``stage_ticks``: see ``StartTimes``. forgives: whether bursts that
+    end by themselves are taken back (``burst``).
     """
 
     bets: tuple[Bet, ...]
@@ -143,14 +143,12 @@ class EProcess:
     start_weight: float = 0.5
     cap: float = TICK_CAP
     late_weight: float = 0.0
-    forgives: tuple[int, ...] = ()
+    forgives: bool = False
     starts: StartTimes = field(init=False, repr=False)
     # For each threshold: its number, the places of its bets, and their ln omega.
     groups: tuple[tuple[int, tuple[int, ...], tuple[float, ...]], ...] = field(
         init=False, repr=False
     )
-    # For each bet, of ``forgives``; empty: no burst is followed.
-    longest: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.bets:
@@ -163,9 +161,6 @@ class EProcess:
             logs = tuple(math.log(self.bets[i].omega) for i in places)
             groups.append((threshold, places, logs))
         object.__setattr__(self, "groups", tuple(groups))
-        followed = self.bets if any(self.forgives) else ()
-        longest = tuple(self.forgives[bet.threshold] for bet in followed)
-        object.__setattr__(self, "longest", longest)
 
     def start(self) -> EvidenceState:
         return EvidenceState((self.start_weight,) * len(self.bets))
@@ -194,7 +189,7 @@ class EProcess:
                 for place, gain in zip(places, row, strict=True):
                     gains[place] = gain if gain < cap else cap
         grown = accumulate(state, gains, self.starts)
-        if not self.longest or not asked:
+        if not self.forgives or not asked:
             return grown
         return self._forgive(state, grown, gains)
 
@@ -210,7 +205,7 @@ class EProcess:
                 bursts.append(NONE)
                 continue
             before = state.wealth[bet] + fresh
-            followed, ended = follow_burst(burst, gain, self.cap, before, self.longest[bet])
+            followed, ended = follow_burst(burst, gain, self.cap, before)
             bursts.append(followed)
             if ended:
                 wealth[bet] = min(wealth[bet], burst.before)

@@ -4,6 +4,7 @@ Theory of operation. A stage (``stage``) fixes what is compared and at which lev
 second of each stream moves the tests that read this stream (``gateplan``) and nothing else:
 
     latency   e-processes at stable's p50 … p99.9, the canary allowed a margin more   -> ROLL_BACK
+              without a canary worker that stalls alone (``standout``)
               the Kolmogorov-Smirnov band over the same counts, a slow second opinion -> ROLL_BACK
               the proof at p50, p95, p99 that the canary is no worse                  -> proven
     outcomes  e-processes on failures, refusals and failed connections                -> ROLL_BACK
@@ -19,7 +20,7 @@ from the stored ``GateState``. The operator, ``replay`` and the simulations all 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from llmrollouts.analysis.counts import Counts, LatencySecond, OutcomeSecond, make_cell
 from llmrollouts.analysis.evalue import Cell, log_e_rows
@@ -40,6 +41,7 @@ from llmrollouts.analysis.ledger import GateState, Run
 from llmrollouts.analysis.noninferiority import PROOF_LOG_BETS
 from llmrollouts.analysis.proof import Proof
 from llmrollouts.analysis.stage import Stage
+from llmrollouts.analysis.standout import NOTHING_RECENT, Moment, Shares, leave_out
 from llmrollouts.analysis.tick import Rules, Tick
 from llmrollouts.analysis.verdict import Standing, make_judgement, read_standing
 
@@ -139,10 +141,13 @@ class Gate:
         limit_cells = [_limit_cell(limit, second) for limit in plan.limits]
         # All tests of the second in one pass over arrays.
         asked = [*(cells[number] for number in plan.asks), *limit_cells, *proof_cells]
-        rows = iter(log_e_rows(asked, plan.bets + (PROOF_LOG_BETS,) * len(proofs)))
+        found = log_e_rows(asked, plan.bets + (PROOF_LOG_BETS,) * len(proofs))
+        compared = len(plan.asks)
+        paid = iter(_pay(tick, plan, second, asked[:compared], found[:compared]))
+        rows = iter(found[compared:])
 
         for process in plan.processes:
-            gains = [next(rows) for _ in process.thresholds]
+            gains = [next(paid) for _ in process.thresholds]
             here = [cells[number] for number in process.thresholds]
             tick.count(process.metric, process.thresholds, here)
             present = any(cell.canary_total for cell in here)
@@ -154,6 +159,33 @@ class Gate:
         for place, cell in zip(proofs, proof_cells, strict=True):
             proof = proof.take(place.key, cell.canary_total, next(rows), self.stage.policy.beta)
         tick.proof = proof
+
+
+def _pay(
+    tick: Tick,
+    plan: LatencyPlan,
+    second: LatencySecond,
+    cells: Sequence[Cell],
+    rows: Sequence[Sequence[float]],
+) -> Sequence[Sequence[float]]:
+    """What the bets are paid of ``rows``, without the canary workers that stand out alone."""
+    recent = tick.recent.get(plan.key, NOTHING_RECENT)
+    if not plan.processes or (len(second.workers) < 2 and not recent.moments):
+        return rows
+    cap = plan.processes[0].rule.cap
+    gains = tuple([gain if gain < cap else cap for gain in row] for row in rows)
+    workers = {name: _share(plan, counts) for name, counts in second.workers.items()}
+    now = Moment(second.second, cells, workers, gains)
+    paid, tick.recent[plan.key] = leave_out(recent, now, plan.bets[: len(cells)], cap)
+    return paid
+
+
+def _share(plan: LatencyPlan, counts: Counts) -> Shares:
+    """One canary worker at the thresholds that the bets of this stream read."""
+    if len(plan.asks) == 1:
+        return (counts.exceeding(plan.canary_bounds[plan.asks[0]]),)
+    tally = counts.tally(plan.canary_bounds)
+    return [tally[number] for number in plan.asks]
 
 
 def _tick_outcomes(tick: Tick, plan: OutcomePlan, second: OutcomeSecond) -> None:

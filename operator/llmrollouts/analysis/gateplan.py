@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from llmrollouts.analysis.budget import split_over_metrics
-from llmrollouts.analysis.burst import longest_burst
 from llmrollouts.analysis.counts import Metric, Stream
 from llmrollouts.analysis.eprocess import (
     ERROR_BETS,
@@ -288,9 +287,8 @@ def _plan_stream(stage: Stage, stream: Stream) -> LatencyPlan:
 
 def _processes(stage: Stage, metric: Metric, here: tuple[int, ...]) -> tuple[Process, ...]:
     """One e-process over all thresholds; for E2E one each, because each has a clock of its own."""
-    forgives: tuple[int, ...] = (0,) * len(QUANTILES)
-    if not stage.reversed:
-        forgives = tuple(longest_burst(stage.canary_workers, 1 - at) for at in QUANTILES)
+    # Of several workers, one that stalls stands out and is left out (``standout``).
+    forgives = stage.canary_workers == 1 and not stage.reversed
     if metric is not Metric.E2E:
         if not here:
             return ()
@@ -299,7 +297,7 @@ def _processes(stage: Stage, metric: Metric, here: tuple[int, ...]) -> tuple[Pro
     processes = []
     for number in here:
         bets = tuple(Bet(0, bet.omega) for bet in LATENCY_BETS if bet.threshold == number)
-        rule = EProcess(bets, stage.ticks, late_weight=LATE_WEIGHT, forgives=(forgives[number],))
+        rule = EProcess(bets, stage.ticks, late_weight=LATE_WEIGHT, forgives=forgives)
         weight = math.log(len(bets) / len(LATENCY_BETS))
         run = f"{metric.value}:{number}"
         processes.append(Process(run, metric.value, rule, weight, (number,)))

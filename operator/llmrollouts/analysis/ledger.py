@@ -16,6 +16,7 @@ from llmrollouts.analysis.eprocess import EvidenceState
 from llmrollouts.analysis.evalue import Cell
 from llmrollouts.analysis.histogram import Histogram
 from llmrollouts.analysis.proof import Proof
+from llmrollouts.analysis.standout import Recent
 
 MOST_POINTS: Final = 120
 _ROUNDING: Final = 1e-9
@@ -60,7 +61,9 @@ class History:
 class GateState:
     """runs: by name of the e-process; totals: for each metric the counts so far, one cell for each
     of its thresholds; taken: the last second of each stream; stale: seconds that came twice or too
-    late and were ignored; decided: metric -> the second at whose end it decided to roll back."""
+    late and were ignored; decided: metric -> the second at whose end it decided to roll back.
+    recent: the last seconds of each stream, where several canary workers are told apart; it is not
+    stored, so after a restart a worker that stalls just then may be paid for."""
 
     stage: str
     runs: Mapping[str, Run]
@@ -71,6 +74,7 @@ class GateState:
     decided: Mapping[str, int] = field(default_factory=dict)
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
     history: Mapping[str, History] = field(default_factory=dict)
+    recent: Mapping[str, Recent] = field(default_factory=dict, compare=False)
 
     def to_json(self) -> str:
         return json.dumps(

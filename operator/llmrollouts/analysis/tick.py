@@ -18,6 +18,7 @@ from llmrollouts.analysis.histogram import Histogram
 from llmrollouts.analysis.ksband import ks_excess, ks_gap
 from llmrollouts.analysis.ledger import GateState, History, Run
 from llmrollouts.analysis.proof import Proof
+from llmrollouts.analysis.standout import Recent
 
 # Not needed for validity: nobody would believe a rollback for latency on fewer requests.
 MIN_CANARY_REQUESTS: Final = 20
@@ -47,6 +48,7 @@ class Tick:
         self.decided: dict[str, int] = dict(state.decided)
         self.histograms: dict[str, Histogram] = dict(state.histograms)
         self.history: dict[str, History] = dict(state.history)
+        self.recent: dict[str, Recent] = dict(state.recent)
         self._stage = state.stage
         self._taken: dict[str, int] = dict(state.taken)
         self._stale = state.stale
@@ -72,6 +74,7 @@ class Tick:
             self.decided,
             self.histograms,
             self.history,
+            self.recent,
         )
 
     def count(self, metric: str, places: Sequence[int], cells: Sequence[Cell]) -> None:

@@ -70,9 +70,9 @@ _NO_ENDS: Final = Outcomes()
 
 @dataclass(slots=True)
 class _Side:
-    """What one arm has delivered of one second of one stream."""
+    """What one arm has delivered of one second of one stream. counts: by worker."""
 
-    counts: list[Counts] = field(default_factory=list)
+    counts: dict[str, Counts] = field(default_factory=dict)
     ends: Outcomes = _NO_ENDS
     workers: int = 0
 
@@ -143,7 +143,8 @@ class Timeline:
         for stream, cohort, counts in taken.counts:
             side = self._side(stream, cohort + offset, arm)
             if side is not None:
-                side.counts.append(counts)
+                before = side.counts.get(uid)
+                side.counts[uid] = counts if before is None else before + counts
         for lag, cohort, ends in taken.ends:
             side = self._side(lag, cohort + offset, arm)
             if side is not None:
@@ -251,8 +252,9 @@ def _is_heard(life: _Life, now: float) -> bool:
 
 def _close(key: Key, second: int, canary: _Side, control: _Side) -> ClosedSecond:
     if isinstance(key, Stream):
+        ours, theirs = list(canary.counts.values()), list(control.counts.values())
         tick: LatencySecond | OutcomeSecond = LatencySecond(
-            key, second, _sum(canary.counts), _sum(control.counts)
+            key, second, _sum(ours), _sum(theirs), workers=canary.counts
         )
     else:
         tick = OutcomeSecond(key, second, canary.ends, control.ends)
