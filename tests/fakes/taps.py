@@ -25,13 +25,15 @@ from worker_image.launcher.tap.llmrollouts_tap import wire
 class Law:
     """How a revision answers. ttft: median seconds to the first token; sigma: of its logarithm;
     token: median seconds for each further token; tokens: of an answer; failing: the part that
-    fails; hangs: nothing is ever answered."""
+    fails, failing_at: its age then (None: when the first token would have come); hangs: nothing is
+    ever answered."""
 
     ttft: float = 0.095
     sigma: float = 0.5
     token: float = 0.01
     tokens: int = 64
     failing: float = 0.0
+    failing_at: float | None = None
     hangs: bool = False
 
 
@@ -54,18 +56,19 @@ class FakeTap:
     def now(self) -> float:
         return self._clock() - self.skew
 
-    def serve(self, at: float, law: Law, rng: random.Random, mirrored: bool = False) -> None:
+    def serve(self, at: float, law: Law, rng: random.Random, mirrored: bool = False) -> Request:
         """A request that arrives at ``at`` on the reader's clock."""
         self._number += 1
         request = Request((1, self._number), at - self.skew, streamed=True, mirrored=mirrored)
         self.sampler.cohorts.start(request)
         self.sampler.arrivals["mirrored" if mirrored else "live"] += 1
         if law.hangs:
-            return
+            return request
         first = law.ttft * math.exp(law.sigma * rng.gauss(0, 1))
         if rng.random() < law.failing:
-            request.end, request.end_age = wire.FAILED, first
-            return
+            age = first if law.failing_at is None else law.failing_at
+            request.end, request.end_age = wire.FAILED, age
+            return request
         token = law.token * math.exp(0.2 * rng.gauss(0, 1))
         marks = [first + token * (2**power - 1) for power in range(law.tokens.bit_length())]
         request.marks.extend(marks)
@@ -73,6 +76,7 @@ class FakeTap:
         request.last_age = first + token * (law.tokens - 1)
         request.end, request.end_age = wire.OK, request.last_age
         self.sampler.answer_lengths[law.tokens.bit_length() - 1] += 1
+        return request
 
     def page(self, query: Query) -> bytes:
         text = make_parameters(query.measurement, query.since, query.boot)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrollouts.analysis.counts import LatencySecond, Measurement, Metric, OutcomeSecond
+from llmrollouts.metrics.cursor import SETTLES
 from llmrollouts.metrics.page import Page, parse_page
 from llmrollouts.metrics.port import Query
 from llmrollouts.metrics.timeline import SILENCE, WARM_UP, Arm, ClosedSecond, Timeline
@@ -277,3 +280,81 @@ def test_whatever_happens_to_pages_a_request_counts_once_or_not_at_all(data: st.
     edge = 0 if apart == 0.0 else 2 * 3  # a cohort may lie across the first second
     assert field.counted("canary") <= field.sent["canary"] + edge
     assert field.counted("control") <= field.sent["control"] + edge
+
+
+def _phases(field: Field, **behind: float) -> None:
+    """Clocks of machines of their own: seconds by which each worker's seconds end later."""
+    for name, late in behind.items():
+        field.taps[name].skew += late
+
+
+def test_the_canarys_second_waits_for_no_other_workers_clock() -> None:
+    """Control's seconds are taken that end by then, whatever part of a second lies between."""
+    for late in (0.05, 0.3, 0.5, 0.7, 0.95):
+        field = Field(workers=1)
+        _phases(field, canary0=0.2, control0=0.2 + late)
+        for _ in range(8):
+            field.serve()
+            field.read()
+        closes = field.timeline.closes_at(field.time)
+        assert closes is not None
+        own = 0.2 + 2.0 + SETTLES  # the end of its second, the youngest age, the last records
+        assert own - 1e-6 <= closes % 1 + 2 <= own + 0.1 + 1e-6
+        # Read just then, control's part is there.
+        field.time += 1 + (closes - field.time) % 1 + 0.001
+        before = len(field.closed)
+        field.read()
+        last = max(each.second.second for each in field.closed[before:])
+        assert field.closed[before:][-1].control_workers == 1
+        assert last + 1 + closes == pytest.approx(field.time, abs=0.01)
+
+
+def test_of_several_canary_workers_those_that_wait_are_few_and_wait_little() -> None:
+    field = Field(workers=3)
+    _phases(field, canary0=0.30, canary1=0.35, canary2=-0.05, control0=0.4, control1=-0.1)
+    for _ in range(6):
+        field.serve()
+        field.read()
+    closes = field.timeline.closes_at(field.time)
+    assert closes is not None
+    assert closes % 1 == pytest.approx((0.35 + SETTLES) % 1, abs=0.06)
+
+
+def test_a_single_page_that_was_held_up_moves_nothing() -> None:
+    field = Field()
+    for _ in range(9):
+        field.serve()
+        field.read()
+    closes = field.timeline.closes_at(field.time)
+    field.serve()
+    pages = {name: field.page(name) for name in field.taps}
+    for name, page in pages.items():
+        field.timeline.take(name, page, field.time + (0.4 if name == "control0" else 0.0))
+    assert field.timeline.closes_at(field.time) == closes
+
+
+def test_nobody_is_heard_and_no_moment_is_known() -> None:
+    field = Field()
+    assert field.timeline.closes_at(field.time) is None
+    field.serve()
+    field.read()
+    assert field.timeline.closes_at(field.time) is not None
+    assert field.timeline.closes_at(field.time + SILENCE + 1) is None
+
+
+def test_what_an_older_operator_stored_is_read() -> None:
+    field = Field()
+    for _ in range(8):
+        field.serve()
+        field.read()
+    stored = json.loads(field.timeline.to_json())
+    del stored["edge"]
+    told = field.counted("canary")
+    field.timeline = Timeline.from_json(json.dumps(stored), ASKED, field.time)
+    field.timeline.enlist(field.arms)
+    field.taps["control1"].restart()
+    for _ in range(15):
+        field.serve()
+        field.read()
+    assert field.counted("canary") == told + 15 * 2 * 5
+    assert field.closed[-1].control_workers == 2

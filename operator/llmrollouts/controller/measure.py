@@ -1,4 +1,4 @@
-"""The measurement of one deployment while a revision is tried: a task that looks every second.
+"""The measurement of one deployment while a revision is tried: a task that looks once a second.
 
       load the stored evidence ──> COLLECTING a baseline of stable ──> COMPARING: read, merge, judge
                   ^                        ^                                 |
@@ -34,6 +34,7 @@ from llmrollouts.controller.assignment import Assignment
 from llmrollouts.controller.evidence import EvidenceStore
 from llmrollouts.controller.memory import Memory
 from llmrollouts.controller.power import StepPower
+from llmrollouts.controller.rhythm import next_look
 from llmrollouts.controller.verdicts import Saying
 from llmrollouts.kube.port import KubeError
 from llmrollouts.metrics.baseline import BaselineCollector
@@ -47,7 +48,6 @@ from llmrollouts.traffic.port import TrafficPort
 
 LOG: Final = logging.getLogger(__name__)
 
-PERIOD: Final = 1.0
 SAVE_EVERY: Final = 10.0
 # What the last look said is too old after so many seconds: the measurement itself hangs.
 SILENT: Final = 5.0
@@ -125,14 +125,15 @@ class Measurement:
     # How it runs.
 
     async def run(self) -> None:
-        """Look every second, for ever."""
-        loop = asyncio.get_running_loop()
-        due = loop.time()
+        """Look once a second, when the workers' seconds close, for ever."""
+        clock = self._means.clock
         try:
             while True:
+                began = clock()
                 await self.look()
-                due = max(due + PERIOD, loop.time())
-                await asyncio.sleep(due - loop.time())
+                now, compared = clock(), self._compared
+                closes = compared.closes_at(now) if compared is not None else None
+                await asyncio.sleep(next_look(began, now, closes) - now)
         finally:
             self._power.stop()
             await self._store.stop()

@@ -221,6 +221,10 @@ class Comparison:
         """The workers of an arm that answer."""
         return self._timeline.lives_of(arm, now)
 
+    def closes_at(self, now: float) -> float | None:
+        """See ``Timeline.closes_at``."""
+        return self._timeline.closes_at(now)
+
     def first_failure(self, arm: Arm) -> PageError | None:
         """Why a worker of this arm gave no page, where one did not."""
         uids = self.canary if arm == "canary" else self.control

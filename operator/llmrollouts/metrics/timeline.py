@@ -2,13 +2,13 @@
 
     worker's cohort + the life's fixed offset = tick second
 
-The offset of a life is fixed when the life is first heard and never moves, so no cohort can fall
-into two seconds. A second of a stream is closed, once and in order, as soon as every worker of
-both arms that is heard has delivered it; a worker silent for three seconds is left out of it and
-said, and what it delivers later for a closed second is dropped. A worker that vanishes leaves
-what it had delivered; the rest is missing in its arm. A second in which one arm has no worker at
-all is no second: nothing is ever made up. So whatever is lost, repeated or late, a request counts
-once or not at all.
+The offset of a life (``clocks``) is fixed before its first cohort is taken in and never moves, so
+no cohort can fall into two seconds. A second of a stream is closed, once and in order, as soon as
+every worker of both arms that is heard has delivered it; a worker silent for three seconds is left
+out of it and said, and what it delivers later for a closed second is dropped. A worker that
+vanishes leaves what it had delivered; the rest is missing in its arm. A second in which one arm has
+no worker at all is no second: nothing is ever made up. So whatever is lost, repeated or late, a
+request counts once or not at all.
 
 It decides nothing about the canary and reads no clock. Called by controller/measure; state is
 small and survives JSON.
@@ -31,7 +31,8 @@ from llmrollouts.analysis.counts import (
     OutcomeSecond,
     Stream,
 )
-from llmrollouts.metrics.cursor import Cursor, Key, keys_of
+from llmrollouts.metrics.clocks import WorkerClock, choose_edge
+from llmrollouts.metrics.cursor import SETTLES, Cursor, Key, keys_of, lag_of
 from llmrollouts.metrics.page import Page
 
 Arm: TypeAlias = Literal["canary", "control"]
@@ -56,11 +57,11 @@ class ClosedSecond:
 
 @dataclass(slots=True)
 class _Life:
-    """One worker in one of its lives. offset: tick second of its clock's zero."""
+    """One worker in one of its lives."""
 
     arm: Arm
     cursor: Cursor | None = None
-    offset: int = 0
+    clock: WorkerClock = field(default_factory=WorkerClock)
     heard_at: float | None = None
     cold_until: float = -math.inf
 
@@ -85,6 +86,8 @@ class Timeline:
         self._lives: dict[str, _Life] = {}
         self._closed: dict[Key, int] = dict.fromkeys(self._keys, start - 1)
         self._waiting: dict[Key, dict[int, dict[Arm, _Side]]] = {key: {} for key in self._keys}
+        # Seconds by which ticks end after the seconds of the reader's clock, once it is fixed.
+        self._edge: float | None = None
         self._dropped = 0
 
     @property
@@ -130,11 +133,12 @@ class Timeline:
         if page.now <= life.cursor.through:
             return  # stale, or a copy: it is no sign of life either
         life.heard_at = at
+        life.clock.note(page.now, at)
         taken = life.cursor.take(page)
         self._dropped += taken.lost
         if at < life.cold_until:
             return
-        arm, offset = life.arm, life.offset
+        arm, offset = life.arm, self._fix_offset(life)
         for key, cohorts in taken.covered.items():
             for cohort in cohorts:
                 side = self._side(key, cohort + offset, arm)
@@ -168,6 +172,14 @@ class Timeline:
             self._closed[key] = last
         return tuple(out)
 
+    def closes_at(self, now: float) -> float | None:
+        """A moment, of many a second apart, at which a second of the stream that is read youngest
+        is complete at all who are heard; None: nobody is."""
+        behind = [life.clock.behind for life in self._awaited(now) if life.clock.is_known]
+        if not behind:
+            return None
+        return min(map(lag_of, self._keys), default=0.0) + SETTLES + max(behind)
+
     # What survives.
 
     def to_json(self) -> str:
@@ -175,10 +187,11 @@ class Timeline:
             {
                 "closed": [[*_plain(key), last] for key, last in self._closed.items()],
                 "lives": {
-                    uid: [life.arm, life.cursor.boot, life.offset]
+                    uid: [life.arm, life.cursor.boot, life.clock.offset]
                     for uid, life in self._lives.items()
-                    if life.cursor is not None
+                    if life.cursor is not None and life.clock.offset is not None
                 },
+                "edge": self._edge,
                 "dropped": self._dropped,
             }
         )
@@ -196,12 +209,14 @@ class Timeline:
                 raise ValueError("it is of another measurement")
             timeline._closed = closed
             timeline._dropped = int(raw["dropped"])
+            edge = raw.get("edge")
+            timeline._edge = None if edge is None else float(edge)
             for uid, (arm, boot, offset) in raw["lives"].items():
                 if arm not in ARMS:
                     raise ValueError(f"no arm: {str(arm)[:20]}")
                 done = {key: last - int(offset) for key, last in closed.items()}
                 cursor = Cursor.after(done, str(boot))
-                timeline._lives[str(uid)] = _Life(arm, cursor, int(offset), heard_at=now)
+                timeline._lives[str(uid)] = _Life(arm, cursor, WorkerClock(int(offset)), now)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"this is no stored timeline: {error}") from error
         return timeline
@@ -209,15 +224,24 @@ class Timeline:
     # How.
 
     def _begin(self, life: _Life, page: Page, at: float) -> None:
-        """A life is heard for the first time: its clock is fixed, what it had before is not ours.
+        """A life is heard for the first time: what it had before is not ours.
 
         A restart in the middle is a cold worker, and what its old life had not delivered is lost.
         """
         if life.cursor is not None:
             life.cold_until = at + WARM_UP
         life.cursor = Cursor.at(self._keys, page.boot, page.now)
-        life.offset = round(at - page.now)
+        life.clock = WorkerClock()
+        life.clock.note(page.now, at)
         life.heard_at = at
+
+    def _fix_offset(self, life: _Life) -> int:
+        """Done when a look is over, so all that can be heard has been."""
+        if self._edge is None and life.clock.offset is None:
+            heard = [each for each in self._lives.values() if each.clock.is_known]
+            canary = [each for each in heard if each.arm == "canary"]
+            self._edge = choose_edge(each.clock.behind for each in canary or heard)
+        return life.clock.fix(self._edge or 0.0)
 
     def _side(self, key: Key, second: int, arm: Arm) -> _Side | None:
         """Where a delivery belongs; None when that second is closed."""
@@ -234,16 +258,21 @@ class Timeline:
     def _frontier(self, now: float) -> dict[Key, int] | None:
         """The last second of each stream that all who are heard have delivered."""
         heard = [
+            (life.cursor.done, self._fix_offset(life))
+            for life in self._awaited(now)
+            if life.cursor is not None
+        ]
+        if not heard:
+            return None
+        return {key: min(done[key] + offset for done, offset in heard) for key in self._keys}
+
+    def _awaited(self, now: float) -> list[_Life]:
+        """The lives without which no second is complete."""
+        return [
             life
             for life in self._lives.values()
             if _is_heard(life, now) and now >= life.cold_until and life.cursor is not None
         ]
-        if not heard:
-            return None
-        return {
-            key: min(life.cursor.done[key] + life.offset for life in heard if life.cursor)
-            for key in self._keys
-        }
 
 
 def _is_heard(life: _Life, now: float) -> bool:
