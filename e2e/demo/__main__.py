@@ -7,6 +7,7 @@ shadow traffic, 0.5 %, 5 %, 50 % and 100 %; then one command takes everyone back
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -30,7 +31,9 @@ STEPS = [
     canary("50%", "15s", 20),
 ]
 NAMES = ["shadow 20%", "0.5%", "5%", "50%"]
-START = 600.0  # seconds: two vLLM processes that start on two busy cores take their time
+START = 1500.0  # seconds: two vLLM processes that start on two busy cores take their time
+
+UNSEEN = "the operator has not looked at it yet"
 
 console = Console(width=108, highlight=False)
 _begin = time.monotonic()
@@ -47,7 +50,7 @@ def follow(given: Chat, what: str, done: object, timeout: float) -> Json:
     deadline = time.monotonic() + timeout
     while True:
         status = given.status
-        message = f"{status.get('phase', 'Pending')}: {status.get('message', '')}"
+        message = f"{status.get('phase', 'Pending')}: {status.get('message') or UNSEEN}"
         # Counters in the message change each second: a person wants the news only.
         gist = "".join(c for c in message if not c.isdigit())
         if gist != told:
@@ -56,8 +59,26 @@ def follow(given: Chat, what: str, done: object, timeout: float) -> Json:
         if done(status):
             return status
         if status.get("phase") == "Failed" or time.monotonic() > deadline:
-            raise SystemExit(f"The demo stopped while waiting for {what}: {message}")
+            raise SystemExit(tell_end(given, what, message, time.monotonic() > deadline))
         time.sleep(0.5)
+
+
+def tell_end(given: Chat, what: str, message: str, late: bool) -> str:
+    """Why the demo ends early, and what a person can do about it."""
+    lines = [f"The demo stopped while waiting for {what}: {message}"]
+    if late:
+        busy = f"{os.getloadavg()[0]:.0f} processes want its {os.cpu_count() or 1} cores"
+        lines.append(
+            f"It waited as long as it ever does; on this machine {busy}. What it began goes on by "
+            "itself; its users are gone, so no step passes any more."
+        )
+    lines += [
+        "Look:   export KUBECONFIG=$(make -s kubeconfig) PATH=$PWD/.venv/bin:$PATH",
+        f"        kubectl llm status {given.name} -n {NAMESPACE}",
+        f"        kubectl get pods,events -n {NAMESPACE}",
+        "Again:  make demo    # begins anew; what is built already stays built",
+    ]
+    return "\n".join(lines)
 
 
 def prepare_workers(environment: Environment) -> Chat:
@@ -95,6 +116,17 @@ class Stretch:
     end: float
 
 
+def describe_step(name: str) -> str:
+    """What a step that has begun means for users."""
+    kind, _, share = name.rpartition(" ")
+    if kind == "shadow":
+        return (
+            f"[bold]{share}[/bold] of the users' requests are now copied to version 2; its answers "
+            "are thrown away, version 1 answers everyone"
+        )
+    return f"[bold]{share}[/bold] of the users' requests are now answered by version 2"
+
+
 def roll_out(given: Chat, new: str) -> tuple[list[Stretch], str]:
     """Follow version 2 through its steps: when each share was in force, and the mirrored share
     that the gateways measured in the shadow step."""
@@ -118,7 +150,7 @@ def roll_out(given: Chat, new: str) -> tuple[list[Stretch], str]:
         )
         began.append(time.time())
         decided.append(given.decided_at(status))
-        say(f"[bold]{name}[/bold] of the users' requests now go to version 2 as well")
+        say(describe_step(name))
     status = follow(given, "the end of the steps", lambda s: s.get("promotion"), START)
     decided.append(datetime.fromisoformat(status["promotion"]["startedAt"]).timestamp())
     follow(
@@ -208,7 +240,8 @@ def main() -> None:
     console.print(given.kube.llm("status", given.name, "-n", NAMESPACE).stdout)
     kubeconfig = given.kube.kubeconfig
     console.print(
-        f"The demo took {(time.monotonic() - _begin) / 60:.1f} minutes and goes on running. Try:\n"
+        f"The demo took {(time.monotonic() - _begin) / 60:.1f} minutes. Its users have left, its "
+        "workers go on running. Try:\n"
         f"  export KUBECONFIG={kubeconfig} PATH=$PWD/.venv/bin:$PATH\n"
         f"  kubectl llm status chat -n {NAMESPACE}\n"
         f"  curl {given.url}/models\n"
