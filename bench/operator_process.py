@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.traffic.workers import closed_port
+from e2e.harness.processes import closed_port, stop_process
 
 NAMESPACE = "llm-rollouts-system"
 READY_SECONDS = 120.0
@@ -100,12 +99,7 @@ class OperatorProcess:
         return self.log_file.read_text(errors="replace")[-3000:]
 
     def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        stop_process(self.process, 15)
 
 
 def total(metrics: dict[str, float], name: str, *parts: str) -> float:

@@ -14,9 +14,7 @@ import ipaddress
 import json
 import os
 import secrets
-import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -34,15 +32,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
+from e2e.harness.processes import MissingProgram, closed_ports, find_program, stop_process
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 CRD_FILE = REPOSITORY / "crds" / "llmdeployments.llmrollouts.dev.yaml"
 ROUTE_CRD_FILE = "gateway.networking.k8s.io_httproutes.yaml"
 START_SECONDS = 90.0
 STOP_SECONDS = 20.0
-
-
-class MissingProgram(RuntimeError):
-    """A program that `make setup` installs is not there."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +157,7 @@ def start_apiserver(folder: Path, arguments: Sequence[str] = ()) -> Iterator[Api
     _write_certificates(folder)
     token = secrets.token_hex(16)
     (folder / "tokens.csv").write_text(f'{token},admin,admin,"system:masters"\n', encoding="utf-8")
-    etcd_port, peer_port, port = _free_ports(3)
+    etcd_port, peer_port, port = closed_ports(3)
     url = f"https://127.0.0.1:{port}"
     server = ApiServer(
         url, token, folder / "ca.crt", folder / "kubeconfig", folder / "apiserver.log"
@@ -228,18 +224,8 @@ def _start(
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
     )
-    stack.callback(_stop, process)
+    stack.callback(stop_process, process, STOP_SECONDS)
     server._processes.append(process)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGCONT)
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _is_ready(server: ApiServer) -> bool:
@@ -282,19 +268,7 @@ def _find_program(name: str, access: int) -> str:
 
 
 def _find(name: str) -> str:
-    program = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    if program is None:
-        raise MissingProgram(f"{name} is missing: run `make setup`")
-    return program
-
-
-def _free_ports(count: int) -> list[int]:
-    """Held together while they are chosen, so that no two are the same."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    return find_program(name, f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
 def _write_kubeconfig(server: ApiServer) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.apiserver import ApiServer, MissingProgram, start_apiserver
+from e2e.harness.processes import MissingProgram
+from tests.apiserver import ApiServer, start_apiserver
 
 
 @pytest.mark.parametrize("variable", ["LLMR_KUBE_BIN", "LLMR_CACHE"])

@@ -9,11 +9,7 @@ killed. Only one can be behind the Service at a time.
 from __future__ import annotations
 
 import json
-import shutil
-import signal
 import socket
-import subprocess
-import time
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
@@ -21,13 +17,12 @@ from typing import Self
 from urllib.parse import urlsplit
 
 import urllib3
-import yaml
 
 from e2e.environment import PROMETHEUS
 from e2e.harness.kube import Json, Kube
 from e2e.harness.namespaces import make_anew
+from e2e.harness.prometheus_process import PrometheusProcess
 
-START = 30.0  # seconds
 ENGINE_PORT = 8000
 USER = "gate"
 PASSWORD = "correct horse"  # noqa: S105 - of a Prometheus that lives for one test
@@ -40,14 +35,11 @@ class RealPrometheus:
     def __init__(self, kube: Kube, namespace: str, folder: Path) -> None:
         """``namespace``: of the workers. ``folder``: for its configuration, data and log."""
         self._kube = kube
-        self._folder = folder
         self._host = _address_that_pods_reach(kube)
-        self._port = _free_port(self._host)
-        self._process: subprocess.Popen[bytes] | None = None
         targets = folder / "targets.json"
         self._discovery = _Discovery(kube, namespace, targets)
-        _write(folder / "prometheus.yml", _make_configuration(targets))
-        _write(folder / "web.yml", {"basic_auth_users": {USER: _BCRYPT}})
+        users = {"basic_auth_users": {USER: _BCRYPT}}
+        self._process = PrometheusProcess(folder, _make_configuration(targets), users, self._host)
 
     def __enter__(self) -> Self:
         self.start()
@@ -55,7 +47,7 @@ class RealPrometheus:
         host = urlsplit(PROMETHEUS).hostname or ""
         service, namespace, _ = host.split(".")
         make_anew(self._kube, namespace)
-        self._kube.apply(*_make_service(service, namespace, self._host, self._port))
+        self._kube.apply(*_make_service(service, namespace, self._host, self._process.port))
         return self
 
     def __exit__(
@@ -72,47 +64,17 @@ class RealPrometheus:
     def start(self) -> None:
         """Ready to be asked; again after ``stop``, with the data that it had. Raises RuntimeError
         with its log."""
-        log = self._folder / "prometheus.log"
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [
-                    _find("setpriv"),
-                    "--pdeathsig",
-                    "KILL",
-                    _find("prometheus"),
-                    f"--config.file={self._folder / 'prometheus.yml'}",
-                    f"--web.config.file={self._folder / 'web.yml'}",
-                    f"--web.listen-address={self._host}:{self._port}",
-                    f"--storage.tsdb.path={self._folder / 'data'}",
-                ],
-                stdout=output,
-                stderr=output,
-            )
-        end = time.monotonic() + START
-        while time.monotonic() < end and self._process.poll() is None:
-            if self._is_ready():
-                return
-            time.sleep(0.1)
-        self.stop()
-        raise RuntimeError(f"Prometheus did not start:\n{log.read_text(encoding='utf-8')[-2000:]}")
+        self._process.start(self._is_ready)
 
     def stop(self) -> None:
         """Nobody listens on its port any more."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
+        self._process.stop()
 
     def _is_ready(self) -> bool:
         try:
             answer = urllib3.request(
                 "GET",
-                f"http://{self._host}:{self._port}/-/ready",
+                f"http://{self._host}:{self._process.port}/-/ready",
                 headers=urllib3.make_headers(basic_auth=f"{USER}:{PASSWORD}"),
                 timeout=2.0,
                 retries=False,
@@ -215,20 +177,3 @@ def _address_that_pods_reach(kube: Kube) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((addresses[0], 9))  # sends nothing: the kernel only chooses the way
         return str(probe.getsockname()[0])
-
-
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
-
-
-def _find(program: str) -> str:
-    found = shutil.which(program)
-    if found is None:
-        raise RuntimeError(f"no {program}: run `make setup`, or apt-get install prometheus")
-    return found
-
-
-def _write(path: Path, content: Json) -> None:
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from e2e.harness.processes import find_program
 from tests.chart.conftest import NAMESPACE, Rendered
-from tests.metrics.prometheus_process import find_program
 
 pytestmark = pytest.mark.prometheus
 

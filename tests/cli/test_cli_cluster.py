@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from e2e.harness.processes import closed_port
 from llmrollouts.cli.cluster import KubeCluster, list_items, list_path, object_path
 from llmrollouts.cli.failure import Failure, Forbidden, Missing, Raced
 
@@ -136,9 +136,7 @@ def test_namespace_is_that_of_the_context(kube: KubeCluster) -> None:
 
 
 def test_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = closed_port()
     cluster = KubeCluster(write_kubeconfig(tmp_path / "c", f"http://127.0.0.1:{port}"), None)
     with pytest.raises(Failure, match=f"127.0.0.1:{port} does not answer"):
         cluster.get(list_path(None))

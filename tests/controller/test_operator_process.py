@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from e2e.harness.processes import closed_port
 from tests.apiserver import ApiServer
 from tests.controller.shell import make_deployment
 
@@ -61,7 +61,7 @@ class Cluster:
     def start(self, kubeconfig: Path | None = None) -> Replica:
         number = len(self.replicas)
         log = self.folder / f"replica-{number}.log"
-        port = free_port()
+        port = closed_port()
         command = [
             sys.executable,
             "-m",
@@ -74,7 +74,7 @@ class Cluster:
             "--engine-image-cpu=localhost/engine:1",
             "--allow-tags",
             f"--http-port={port}",
-            f"--xds-port={free_port()}",
+            f"--xds-port={closed_port()}",
         ]
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
@@ -98,13 +98,6 @@ class Cluster:
     def delete(self) -> None:
         path = f"{GROUP}/namespaces/{self.namespace}/llmdeployments/chat"
         assert self.server.request("DELETE", path).status == 200
-
-
-def free_port() -> int:
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -194,7 +187,7 @@ async def test_an_api_server_that_is_away_at_the_start_is_waited_for(
 ) -> None:
     text = cluster.server.kubeconfig.read_text(encoding="utf-8")
     broken = tmp_path / "broken.kubeconfig"
-    broken.write_text(text.replace(cluster.server.url, f"https://127.0.0.1:{free_port()}"))
+    broken.write_text(text.replace(cluster.server.url, f"https://127.0.0.1:{closed_port()}"))
     assert broken.read_text(encoding="utf-8") != text
     replica = cluster.start(broken)
     await until(lambda: replica.said("Waited for the API server"))

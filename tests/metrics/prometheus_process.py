@@ -1,19 +1,12 @@
 """A real Prometheus on loopback, with a page of metrics that the test writes.
 
-``start_prometheus`` starts the binary of the Debian package with its own configuration and data in
-a folder of the test, scraping ``Page`` twice a second; the system's service is left alone. It ends
-with the test process, also when that is killed.
+``start_prometheus`` starts it in a folder of the test, scraping ``Page`` twice a second.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
-import signal
-import socket
 import ssl
-import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,21 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-import yaml
+from e2e.harness.prometheus_process import PrometheusProcess
 
-START_SECONDS = 60.0
 SCRAPE = "500ms"
-
-
-class MissingProgram(RuntimeError):
-    """A program that `make setup` installs is not there."""
-
-
-def find_program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        raise MissingProgram(f"no {name}: run `make setup`, or apt-get install prometheus")
-    return found
 
 
 class Page:
@@ -86,17 +67,28 @@ class Guard:
 
 @contextlib.contextmanager
 def start_prometheus(folder: Path, guard: Guard | None = None) -> Iterator[Prometheus]:
-    """Ready to be asked. Raises MissingProgram, and AssertionError with its log."""
-    program, setpriv = find_program("prometheus"), find_program("setpriv")
+    """Ready to be asked. Raises MissingProgram, and RuntimeError with its log."""
     page = Page()
-    port = _free_port()
-    _write(folder / "prometheus.yml", {
+    configuration = {
         "global": {"scrape_interval": SCRAPE, "scrape_timeout": SCRAPE},
         "scrape_configs": [
             {"job_name": "workers", "static_configs": [{"targets": [f"127.0.0.1:{page.port}"]}]}
         ],
-    })  # fmt: skip
-    _write(folder / "web.yml", {} if guard is None else {
+    }
+    process = PrometheusProcess(folder, configuration, _make_web(guard), "127.0.0.1")
+    try:
+        process.start(lambda: _is_ready(process.port, guard))
+        scheme = "https" if guard else "http"
+        yield Prometheus(f"{scheme}://localhost:{process.port}", page, process.port)
+    finally:
+        process.stop()
+        page.close()
+
+
+def _make_web(guard: Guard | None) -> dict[str, object]:
+    if guard is None:
+        return {}
+    return {
         "tls_server_config": {
             "cert_file": str(guard.folder / "tls.crt"),
             "key_file": str(guard.folder / "tls.key"),
@@ -104,51 +96,7 @@ def start_prometheus(folder: Path, guard: Guard | None = None) -> Iterator[Prome
             "client_ca_file": str(guard.folder / "ca.crt"),
         },
         "basic_auth_users": guard.users,
-    })  # fmt: skip
-    log = folder / "prometheus.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [
-                setpriv, "--pdeathsig", "KILL", program,
-                f"--config.file={folder / 'prometheus.yml'}",
-                f"--web.config.file={folder / 'web.yml'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-                f"--storage.tsdb.path={folder / 'data'}",
-            ],
-            stdout=output, stderr=output,
-        )  # fmt: skip
-    try:
-        _wait_until_ready(process, port, guard, log)
-        yield Prometheus(f"{'https' if guard else 'http'}://localhost:{port}", page, port)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
-        page.close()
-
-
-def _write(path: Path, content: object) -> None:
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_ready(
-    process: subprocess.Popen[bytes], port: int, guard: Guard | None, log: Path
-) -> None:
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        if _is_ready(port, guard):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"Prometheus did not start:\n{log.read_text(encoding='utf-8')[-2000:]}")
+    }
 
 
 def _is_ready(port: int, guard: Guard | None) -> bool:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from e2e.harness.processes import closed_port
 from llmrollouts.api.share import NONE, Share
 from llmrollouts.rollout.intent import DeploymentTraffic, Endpoint, RevisionTraffic
 from llmrollouts.traffic.gateway import EnvoyTraffic
 from llmrollouts.traffic.settings import GatewaySettings, Timing
-from tests.traffic.workers import closed_port
 
 UID = "0a1b2c3d-0000-4000-8000-000000000001"
 QUICK = Timing(ttl=3.0, heartbeat=0.5, lease=2.0)

@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import envoy
 
+from e2e.harness.processes import closed_port
 from llmrollouts.traffic.bootstrap import (
     AUTHORITY_FILE,
     CERTIFICATE_FILE,
@@ -24,7 +25,6 @@ from llmrollouts.traffic.bootstrap import (
     Bootstrap,
     render,
 )
-from tests.traffic.workers import closed_port
 
 
 def envoy_binary() -> Path:

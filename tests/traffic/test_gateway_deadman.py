@@ -20,6 +20,7 @@ from tests.traffic.control import (
     start_control,
     start_control_process,
 )
+from tests.traffic.gateway import start_gateway
 from tests.traffic.proxy import Proxy, start_proxy
 from tests.traffic.users import send, steady_users
 from tests.traffic.workers import Worker
@@ -61,9 +62,7 @@ async def test_a_living_server_sends_zero_when_no_round_renews_the_lease(
     tmp_path: Path, v1: Worker, v2: Worker
 ) -> None:
     wanted = make_traffic(stable(v1.endpoint), canary(v2.endpoint, share="50%", mirror="10%"))
-    async with start_control(wanted) as control, start_proxy(tmp_path, control.port) as proxy:
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, wanted) as (control, proxy):
         control.deciding = False
         took = await seconds_until_zero(proxy, 5)
         assert took < 3  # the lease of 2 s, and a tick
@@ -79,12 +78,7 @@ async def test_a_living_server_sends_zero_when_no_round_renews_the_lease(
 async def test_a_share_without_a_completed_round_never_starts(
     tmp_path: Path, v1: Worker, v2: Worker
 ) -> None:
-    async with (
-        start_control(make_traffic(stable(v1.endpoint))) as control,
-        start_proxy(tmp_path, control.port) as proxy,
-    ):
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, make_traffic(stable(v1.endpoint))) as (control, proxy):
         control.deciding = False
         await asyncio.sleep(2.5)  # the lease of the first round is over
         wanted = make_traffic(stable(v1.endpoint), canary(v2.endpoint, share="50%"))
@@ -110,12 +104,7 @@ def promotion(v1: Worker, v2: Worker) -> tuple[DeploymentTraffic, ...]:
 async def test_a_promotion_sends_nobody_back(tmp_path: Path, v1: Worker, v2: Worker) -> None:
     step, shifting, switching, clearing = promotion(v1, v2)
     clock = asyncio.get_running_loop().time
-    async with (
-        start_control(step) as control,
-        start_proxy(tmp_path, control.port, concurrency=2) as proxy,
-    ):
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, step, concurrency=2) as (control, proxy):
         async with steady_users(proxy.url, pause=0) as users:
             await asyncio.sleep(0.3)
             await control.settle_on(shifting)
@@ -165,12 +154,7 @@ async def test_r14_a_replica_that_lost_the_leadership_ends_its_streams_and_pushe
 ) -> None:
     leader = Leader()
     up = make_traffic(stable(v1.endpoint), canary(v2.endpoint, share="50%"))
-    async with (
-        start_control(at_rest(up), leader=leader) as control,
-        start_proxy(tmp_path, control.port) as proxy,
-    ):
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, at_rest(up), leader=leader) as (control, proxy):
         leader.leads = False
         control.program(up)  # decided while frozen, pushed after the thaw: must not arrive
         await asyncio.sleep(0.7)

@@ -8,11 +8,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from e2e.harness.processes import closed_port
 from llmrollouts.rollout.intent import Endpoint
-from tests.traffic.control import UID, canary, make_traffic, stable, start_control
-from tests.traffic.proxy import start_proxy
+from tests.traffic.control import UID, canary, make_traffic, stable
+from tests.traffic.gateway import start_gateway
 from tests.traffic.users import send, steady_users
-from tests.traffic.workers import Worker, closed_port, start_worker, unanswering_port
+from tests.traffic.workers import Worker, start_worker, unanswering_port
 
 pytestmark = pytest.mark.envoy
 
@@ -25,9 +26,7 @@ async def test_stable_answers_what_the_canary_fails_before_the_first_byte(
 ) -> None:
     v2.behaviour = behaviour
     wanted = make_traffic(stable(v1.endpoint), canary(v2.endpoint, share="100%"))
-    async with start_control(wanted) as control, start_proxy(tmp_path, control.port) as proxy:
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, wanted) as (control, proxy):
         answers = await send(proxy.url, REQUESTS)
         assert answers.statuses() == {200: REQUESTS}
         assert answers.by_revision() == {"v1": REQUESTS}
@@ -43,9 +42,7 @@ async def test_stable_answers_for_a_canary_that_refuses_connections(
 ) -> None:
     gone = Endpoint("127.0.0.1", closed_port(), "gone")
     wanted = make_traffic(stable(v1.endpoint), canary(gone, share="100%"))
-    async with start_control(wanted) as control, start_proxy(tmp_path, control.port) as proxy:
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, wanted) as (control, proxy):
         answers = await send(proxy.url, REQUESTS)
         assert answers.by_revision() == {"v1": REQUESTS}
         await control.until(lambda: control.traffic.observe(UID).counts["v2"].saved == REQUESTS)
@@ -59,9 +56,7 @@ async def test_stable_answers_for_a_canary_that_hangs_at_connect(
     with unanswering_port() as port:
         hung = Endpoint("127.0.0.1", port, "hung")
         wanted = make_traffic(stable(v1.endpoint), canary(hung, share="100%"))
-        async with start_control(wanted) as control, start_proxy(tmp_path, control.port) as proxy:
-            await proxy.wait_ready()
-            await control.settle()
+        async with start_gateway(tmp_path, wanted) as (_, proxy):
             answers = await send(proxy.url, 100)
             assert answers.by_revision() == {"v1": 100}
             # The connect time-out, at most twice (a second connection may be queued behind it).
@@ -71,9 +66,7 @@ async def test_stable_answers_for_a_canary_that_hangs_at_connect(
 
 async def test_stable_answers_for_a_canary_without_workers(tmp_path: Path, v1: Worker) -> None:
     wanted = make_traffic(stable(v1.endpoint), canary(share="50%"))
-    async with start_control(wanted) as control, start_proxy(tmp_path, control.port) as proxy:
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, wanted) as (_, proxy):
         answers = await send(proxy.url, REQUESTS)
         assert answers.statuses() == {200: REQUESTS}
         assert answers.by_revision() == {"v1": REQUESTS}
@@ -90,9 +83,7 @@ async def test_a_large_request_survives_the_change_to_stable_and_the_mirror(
             canary(v2.endpoint, share="100%"),
             canary(copies.endpoint, name="v3"),
         )
-        async with start_control(wanted) as control, start_proxy(tmp_path, control.port) as proxy:
-            await proxy.wait_ready()
-            await control.settle()
+        async with start_gateway(tmp_path, wanted) as (control, proxy):
             answers = await send(proxy.url, 5, body=body, concurrency=2)
             assert answers.by_revision() == {"v1": 5}
             assert v1.largest_body == v2.largest_body == len(body)
@@ -114,9 +105,7 @@ async def test_a_stream_reaches_the_user_as_it_is_made(
 ) -> None:
     v1.behaviour = "slow"
     wanted = make_traffic(stable(v1.endpoint), canary(v2.endpoint, mirror="100%"))
-    async with start_control(wanted) as control, start_proxy(tmp_path, control.port) as proxy:
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, wanted) as (_, proxy):
         clock = asyncio.get_running_loop().time
         arrivals = []
         url = f"{proxy.url}/prod/chat/v1/chat/completions"
@@ -138,9 +127,7 @@ async def test_a_stream_cut_after_its_first_chunk_is_not_repeated(
 ) -> None:
     v2.behaviour = "cut"
     wanted = make_traffic(stable(v1.endpoint), canary(v2.endpoint, share="100%"))
-    async with start_control(wanted) as control, start_proxy(tmp_path, control.port) as proxy:
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, wanted) as (_, proxy):
         answers = await send(proxy.url, 20)
         assert answers.statuses() == {0: 20}  # the client saw the beginning, then the end of it
         assert v1.live == 0
@@ -149,9 +136,7 @@ async def test_a_stream_cut_after_its_first_chunk_is_not_repeated(
 async def test_a_dead_stable_worker_costs_nobody_an_answer(tmp_path: Path, v1: Worker) -> None:
     gone = Endpoint("127.0.0.1", closed_port(), "gone")
     wanted = make_traffic(stable(v1.endpoint, gone))
-    async with start_control(wanted) as control, start_proxy(tmp_path, control.port) as proxy:
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, wanted) as (_, proxy):
         assert (await send(proxy.url, REQUESTS)).statuses() == {200: REQUESTS}
 
 
@@ -161,9 +146,7 @@ async def test_a_failing_stable_worker_costs_nobody_an_answer(
 ) -> None:
     v2.behaviour = behaviour
     wanted = make_traffic(stable(v1.endpoint, v2.endpoint))
-    async with start_control(wanted) as control, start_proxy(tmp_path, control.port) as proxy:
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, wanted) as (_, proxy):
         assert (await send(proxy.url, REQUESTS)).statuses() == {200: REQUESTS}
         assert v2.live > 0
 
@@ -173,9 +156,7 @@ async def test_r03_endpoints_leave_the_proxy_without_a_lost_answer(
 ) -> None:
     async with start_worker("other") as other:
         both = make_traffic(stable(v1.endpoint, other.endpoint))
-        async with start_control(both) as control, start_proxy(tmp_path, control.port) as proxy:
-            await proxy.wait_ready()
-            await control.settle()
+        async with start_gateway(tmp_path, both) as (control, proxy):
             v1.behaviour = other.behaviour = "slow"
             async with steady_users(proxy.url) as users:
                 await asyncio.sleep(0.5)

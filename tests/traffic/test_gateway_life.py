@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from e2e.harness.processes import closed_port
 from llmrollouts.rollout.intent import DeploymentTraffic
 from llmrollouts.traffic import telemetry
 from llmrollouts.traffic.drain import active_requests, drain
 from llmrollouts.traffic.settings import GatewaySettings
 from tests.traffic.control import UID, at_rest, canary, make_traffic, stable, start_control
+from tests.traffic.gateway import start_gateway
 from tests.traffic.proxy import start_proxy
 from tests.traffic.users import send, steady_users
-from tests.traffic.workers import Worker, closed_port
+from tests.traffic.workers import Worker
 
 pytestmark = pytest.mark.envoy
 
@@ -43,9 +45,7 @@ async def test_a_restarted_gateway_finds_everything_again(
     tmp_path: Path, v1: Worker, v2: Worker
 ) -> None:
     wanted = make_traffic(stable(v1.endpoint), canary(v2.endpoint, share="50%"))
-    async with start_control(wanted) as control, start_proxy(tmp_path, control.port) as proxy:
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, wanted) as (control, proxy):
         proxy.stop(signal.SIGKILL)
         await control.until(lambda: control.traffic.observe(UID).settled_gateways == 0)
         assert control.traffic.observe(UID).gateways == 1  # it is still an endpoint
@@ -97,9 +97,7 @@ async def test_a_silent_gateway_counts_until_its_time_to_live_is_over(
     tmp_path: Path, v1: Worker, v2: Worker
 ) -> None:
     up = make_traffic(stable(v1.endpoint), canary(v2.endpoint, share="50%"))
-    async with start_control(up) as control, start_proxy(tmp_path, control.port) as proxy:
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, up) as (control, proxy):
         assert proxy.process is not None
         proxy.process.send_signal(signal.SIGSTOP)
         control.program(at_rest(up))
@@ -121,12 +119,7 @@ async def test_a_silent_gateway_counts_until_its_time_to_live_is_over(
 
 async def test_a_drained_gateway_finishes_what_it_began(tmp_path: Path, v1: Worker) -> None:
     v1.behaviour = "slow"
-    async with (
-        start_control(make_traffic(stable(v1.endpoint))) as control,
-        start_proxy(tmp_path, control.port) as proxy,
-    ):
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, make_traffic(stable(v1.endpoint))) as (control, proxy):
         admin = f"http://127.0.0.1:{proxy.bootstrap.admin_port}"
         under_way = asyncio.create_task(send(proxy.url, 10, concurrency=10))
         await control.until(lambda: v1.live == 10)

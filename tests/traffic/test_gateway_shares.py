@@ -10,6 +10,7 @@ import pytest
 
 from llmrollouts.api.labels import MIRRORED_HEADER, PROBE_HEADER, REVISION_HEADER
 from tests.traffic.control import UID, at_rest, canary, make_traffic, stable, start_control
+from tests.traffic.gateway import start_gateway
 from tests.traffic.proxy import start_proxy
 from tests.traffic.users import PATH, send
 from tests.traffic.workers import Worker
@@ -26,9 +27,7 @@ async def test_half_a_percent_is_half_a_percent_and_is_reported(
 ) -> None:
     """R19: the share measured at the proxy stands beside the share asked for."""
     wanted = make_traffic(stable(v1.endpoint), canary(v2.endpoint, share="0.5%"))
-    async with start_control(wanted) as control, start_proxy(tmp_path, control.port) as proxy:
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, wanted) as (control, proxy):
         total = 20_000
         answers = await send(proxy.url, total)
         if sigmas(answers.by_revision()["v2"], total, 0.005) > 3:
@@ -55,9 +54,7 @@ async def test_mirror_and_canary_do_not_eat_each_other(
     tmp_path: Path, v1: Worker, v2: Worker
 ) -> None:
     wanted = make_traffic(stable(v1.endpoint), canary(v2.endpoint, share="5%", mirror="5%"))
-    async with start_control(wanted) as control, start_proxy(tmp_path, control.port) as proxy:
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, wanted) as (control, proxy):
         total = 20_000
         answers = await send(proxy.url, total)
         await asyncio.sleep(0.5)
@@ -84,9 +81,7 @@ async def test_two_canaries_get_their_own_shares(tmp_path: Path, v1: Worker, v2:
         canary(v2.endpoint, share="10%", name="va"),
         canary(v2.endpoint, share="20%", name="vb"),
     )
-    async with start_control(wanted) as control, start_proxy(tmp_path, control.port) as proxy:
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, wanted) as (_, proxy):
         answers = (await send(proxy.url, 5_000)).by_revision()
         assert sigmas(answers["va"], 5_000, 0.1) < 4
         assert sigmas(answers["vb"], 5_000, 0.2) < 4
@@ -96,9 +91,7 @@ async def test_a_header_pins_a_request_to_a_living_revision(
     tmp_path: Path, v1: Worker, v2: Worker
 ) -> None:
     wanted = make_traffic(stable(v1.endpoint), canary(v2.endpoint, mirror="100%"))
-    async with start_control(wanted) as control, start_proxy(tmp_path, control.port) as proxy:
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, wanted) as (_, proxy):
         pinned = await send(proxy.url, 50, headers={REVISION_HEADER: "v2"})
         assert pinned.by_revision() == {"v2": 50}
         pinned = await send(proxy.url, 50, headers={REVISION_HEADER: "v1"})
@@ -122,9 +115,7 @@ async def test_headers_that_steer_are_taken_from_clients(
         "x-envoy-fault-delay-request": "1000",
     }
     wanted = make_traffic(stable(v1.endpoint), canary(v2.endpoint))
-    async with start_control(wanted) as control, start_proxy(tmp_path, control.port) as proxy:
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, wanted) as (_, proxy):
         v1.behaviour = "slow"
         (answer,) = (await send(proxy.url, 1, headers=forged)).answers
         assert answer.status == 200
@@ -146,12 +137,7 @@ async def test_headers_that_steer_are_taken_from_clients(
 async def test_a_path_of_nobody_is_answered_with_what_to_do(
     tmp_path: Path, v1: Worker, path: str, says: str
 ) -> None:
-    async with (
-        start_control(make_traffic(stable(v1.endpoint))) as control,
-        start_proxy(tmp_path, control.port) as proxy,
-    ):
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, make_traffic(stable(v1.endpoint))) as (_, proxy):
         (answer,) = (await send(proxy.url, 1, path=path)).answers
         assert answer.status == 404
         assert says in answer.text
@@ -162,9 +148,7 @@ async def test_a_deployment_without_a_default_says_that_it_does_not_serve_yet(
     tmp_path: Path, v1: Worker
 ) -> None:
     starting = make_traffic(stable(), default=None)
-    async with start_control(starting) as control, start_proxy(tmp_path, control.port) as proxy:
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, starting) as (control, proxy):
         (answer,) = (await send(proxy.url, 1)).answers
         assert answer.status == 503
         assert "not serving yet" in answer.text
@@ -179,9 +163,7 @@ async def test_deployments_of_one_name_in_two_namespaces_never_mix(
     other = make_traffic(
         stable(v2.endpoint), canary(v2.endpoint, share="50%"), namespace="dev", uid="other-uid"
     )
-    async with start_control(one, other) as control, start_proxy(tmp_path, control.port) as proxy:
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, one, other) as (control, proxy):
         await control.settle("other-uid")
         assert (await send(proxy.url, 200)).by_revision() == {"v1": 200}
         assert v1.live == 200
@@ -200,9 +182,7 @@ async def test_r18_a_removed_revision_leaves_nothing(
     """R18, R03: and nobody notices, not even whose answer is under way on it."""
     both = make_traffic(stable(v1.endpoint), canary(v2.endpoint, share="50%", mirror="10%"))
     alone = make_traffic(stable(v1.endpoint))
-    async with start_control(both) as control, start_proxy(tmp_path, control.port) as proxy:
-        await proxy.wait_ready()
-        await control.settle()
+    async with start_gateway(tmp_path, both) as (control, proxy):
         assert f"{UID}/v2" in str(await proxy.dump())
         v1.behaviour = v2.behaviour = "slow"
         under_way = asyncio.create_task(send(proxy.url, 20, concurrency=20))

@@ -11,13 +11,14 @@ import pytest
 from envoy_data_plane.envoy.config.core.v3 import Node
 from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryRequest
 
+from e2e.harness.processes import closed_port
 from llmrollouts.traffic.kinds import Kind
 from llmrollouts.traffic.tls import GATEWAY_IDENTITY, KeyFiles, make_credentials
 from tests.traffic.certificates import Authority, make_authority
 from tests.traffic.control import UID, canary, make_traffic, stable, start_control
 from tests.traffic.proxy import start_proxy
 from tests.traffic.users import steady_users
-from tests.traffic.workers import Worker, closed_port
+from tests.traffic.workers import Worker
 
 pytestmark = pytest.mark.envoy
 

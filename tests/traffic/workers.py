@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -97,16 +96,6 @@ async def start_worker(name: str) -> AsyncIterator[Worker]:
         yield worker
     finally:
         await runner.cleanup()
-
-
-def closed_port() -> int:
-    """A port at which nobody listens; outside the range from which the system takes ports for
-    connections, so that it stays free until the test uses it."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 @contextlib.contextmanager

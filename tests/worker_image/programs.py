@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,18 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from e2e.harness.processes import closed_port
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCHER = REPOSITORY / "worker_image" / "launcher"
 ENGINE_BIN = REPOSITORY / "worker_image" / "fake_engine" / "bin"
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 20.0
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def eventually(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
@@ -149,7 +143,7 @@ class FakeEngine(Program):
     """`vllm serve` of the fake engine."""
 
     def __init__(self, model: Path, log: Path, arguments: Sequence[str]) -> None:
-        self.port = free_port()
+        self.port = closed_port()
         command = [str(ENGINE_BIN / "vllm"), "serve", str(model), "--port", str(self.port)]
         command += ["--served-model-name", "chat", "--max-model-len", "512", "--host", HOST]
         command += ["--enable-server-load-tracking", *arguments]
@@ -180,8 +174,8 @@ class Worker(Program):
         raw_config: str | None = None,
     ) -> None:
         folder.mkdir()
-        self.engine_port = free_port()
-        self.port = free_port()
+        self.engine_port = closed_port()
+        self.port = closed_port()
         self.termination_log = folder / "termination-log"
         self.termination_log.touch()
         config: dict[str, object] = {
