@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +89,21 @@ def test_a_limit_that_both_break_freezes() -> None:
 
 def test_a_faster_canary_is_never_rolled_back() -> None:
     assert judge(make_trace(slow=0.5)).verdict is Verdict.PROMOTABLE
+
+
+def test_stalls_of_single_workers_roll_nothing_back_where_the_trace_tells_them_apart() -> None:
+    trace = make_trace(rate=60, share=0.3, workers=4, stalls=True)
+    assert judge(trace).verdict is not Verdict.ROLLED_BACK
+    assert judge(replace(trace, worker=None)).verdict is Verdict.ROLLED_BACK
+
+
+def test_a_slower_canary_of_several_workers_is_rolled_back_as_soon_as_one_of_unknown_workers() -> (
+    None
+):
+    trace = make_trace(rate=60, share=0.3, slow=1.3, workers=4)
+    told, untold = judge(trace), judge(replace(trace, worker=None))
+    assert told.verdict is untold.verdict is Verdict.ROLLED_BACK
+    assert told.decided_at == untold.decided_at
 
 
 def test_baseline_is_what_came_before_the_first_canary_request() -> None:

@@ -182,6 +182,21 @@ def test_binary_garbage_is_refused(tmp_path: Path) -> None:
         read_recording(file)
 
 
+def test_the_workers_of_the_canary_are_numbered_over_the_whole_file(tmp_path: Path) -> None:
+    trace = make_trace(rate=200, share=0.5, seconds=200, lead=0)
+    file = write_trace(tmp_path / "trace.jsonl", trace, replicas=3)
+    assert file.stat().st_size > 4 * 1024 * 1024, "several blocks are read"
+    found = read_recording(file)
+    assert found.canary_replicas == 3
+    assert found.trace.worker is not None
+    numbers = found.trace.worker[found.trace.canary]
+    rows = np.flatnonzero(found.trace.canary) % 3
+    assert set(zip(rows.tolist(), numbers.tolist(), strict=True)) == {
+        (int(row), int(numbers[rows == row][0])) for row in range(3)
+    }
+    assert len(set(numbers.tolist())) == 3
+
+
 def test_records_within_a_minute_of_disorder_are_sorted(lines: Lines) -> None:
     found = read_recording(lines(record(t=50.0), record(t=20.0, revision="canary", replica="x")))
     assert found.trace.arrival.tolist() == [1.0, 20.0, 50.0]

@@ -198,7 +198,8 @@ class _LatencyFeed:
 
     def read(self, second: int) -> LatencySecond:
         canary, control = self._tally.canary(second), self._tally.control(second)
-        return LatencySecond(self._stream, second, canary, control, self._tally.cells(second))
+        cells, workers = self._tally.cells(second), self._tally.workers(second)
+        return LatencySecond(self._stream, second, canary, control, cells, workers)
 
 
 class _OutcomeFeed:

@@ -48,7 +48,8 @@ class Fate(IntEnum):
 class Trace:
     """One row a request. arrival: seconds, rising; canary: whether the canary answered; ttft,
     tpot, e2e: seconds, NaN where never; tokens: 0 where none; status: 0 where there is none;
-    end: the moment at which the record ends: who has no answer by then has none.
+    end: the moment at which the record ends: who has no answer by then has none; worker: which
+    worker of the canary answered, as numbers; None: the canary's workers are not told apart.
 
     Raises ValueError when the columns differ in length or the arrivals fall.
     """
@@ -61,9 +62,12 @@ class Trace:
     tokens: IntArray
     status: IntArray
     end: float
+    worker: IntArray | None = None
 
     def __post_init__(self) -> None:
-        columns = (self.canary, self.ttft, self.tpot, self.e2e, self.tokens, self.status)
+        columns = [self.canary, self.ttft, self.tpot, self.e2e, self.tokens, self.status]
+        if self.worker is not None:
+            columns.append(self.worker)
         if any(len(column) != len(self.arrival) for column in columns):
             raise ValueError("the columns of a trace differ in length")
         if len(self.arrival) and np.any(np.diff(self.arrival) < 0):
@@ -110,6 +114,7 @@ class Trace:
         return Trace(
             self.arrival[rows], self.canary[rows], self.ttft[rows], self.tpot[rows],
             self.e2e[rows], self.tokens[rows], self.status[rows], self.end,
+            None if self.worker is None else self.worker[rows],
         )  # fmt: skip
 
 
@@ -187,18 +192,30 @@ class Tally:
     ) -> None:
         self.stream = stream
         fate, value = read_fates(trace, stream, reference)
-        self._arms = tuple(
-            _ArmTally(
-                trace.second[rows], fate[rows], value[rows], np.array(exact, dtype=np.float64), own
-            )
-            for rows, own in zip((trace.canary, ~trace.canary), bounds, strict=True)
-        )
+
+        def tally(rows: BoolArray, values: tuple[float, ...], own: tuple[int, ...]) -> _ArmTally:
+            at = np.array(values, dtype=np.float64)
+            return _ArmTally(trace.second[rows], fate[rows], value[rows], at, own)
+
+        arms = zip((trace.canary, ~trace.canary), bounds, strict=True)
+        self._arms = tuple(tally(rows, exact, own) for rows, own in arms)
+        worker = trace.worker if trace.worker is not None else np.zeros(len(trace))
+        numbers = np.unique(worker[trace.canary]).tolist()
+        # Of a single worker everything is known already.
+        self._workers = {
+            str(number): tally(trace.canary & (worker == number), (), ())
+            for number in (numbers if len(numbers) > 1 else ())
+        }
 
     def canary(self, second: int) -> Counts:
         return self._arms[0].counts(second)
 
     def control(self, second: int) -> Counts:
         return self._arms[1].counts(second)
+
+    def workers(self, second: int) -> dict[str, Counts]:
+        """The canary's counts by worker; empty where they are not told apart."""
+        return {name: each.counts(second) for name, each in self._workers.items()}
 
     def cells(self, second: int) -> list[Cell]:
         """Both arms at each of their bounds."""

@@ -65,12 +65,14 @@ def read_recording(path: Path) -> Recording:
 
 @dataclass(frozen=True, eq=False)
 class _Chunk:
-    """Columns of some lines. numbers: of their lines, from 1; replicas: of the canary."""
+    """Columns of some lines. numbers: of their lines, from 1; replicas: of the canary; worker: the
+    place among these of the one that answered, 0 for stable's."""
 
     numbers: IntArray
     columns: dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]]
     canary: BoolArray
-    replicas: frozenset[str]
+    replicas: tuple[str, ...]
+    worker: IntArray
 
 
 _NUMBERS: Final = ("t", "ttft", "tpot", "e2e", "tokens", "status")
@@ -111,8 +113,16 @@ def _read_chunk(block: bytes, first: int) -> _Chunk:
         for name in _NUMBERS
     }
     canary = np.array([record.revision == "canary" for record in records], dtype=np.bool_)
-    replicas = frozenset(record.replica for record in records if record.revision == "canary")
-    chunk = _Chunk(numbers, columns, canary, replicas)
+    places: dict[str, int] = {}
+    worker = np.fromiter(
+        (
+            places.setdefault(record.replica, len(places)) if record.revision == "canary" else 0
+            for record in records
+        ),
+        dtype=np.int64,
+        count=len(records),
+    )
+    chunk = _Chunk(numbers, columns, canary, tuple(places), worker)
     _check(chunk)
     return chunk
 
@@ -183,7 +193,7 @@ def _combine(chunks: list[_Chunk]) -> Recording:
     tokens, status = (
         np.nan_to_num(join(name), nan=0.0)[order].astype(np.int64) for name in ("tokens", "status")
     )
-    arrival = arrival[order]
+    arrival, workers = arrival[order], dict[str, int]()
     with np.errstate(invalid="ignore"):
         known = np.fmax(np.fmax(arrival, arrival + ttft), arrival + e2e)
     trace = Trace(
@@ -196,5 +206,12 @@ def _combine(chunks: list[_Chunk]) -> Recording:
         status=status,
         # The last moment of which the record tells: the recorder still ran then.
         end=float(known.max()),
+        worker=np.concatenate([_number_workers(chunk, workers) for chunk in chunks])[order],
     )
-    return Recording(trace, len(frozenset().union(*(chunk.replicas for chunk in chunks))))
+    return Recording(trace, len(workers))
+
+
+def _number_workers(chunk: _Chunk, workers: dict[str, int]) -> IntArray:
+    """The workers of a chunk by their numbers in the whole file, which grow with it."""
+    numbers = [workers.setdefault(name, len(workers)) for name in chunk.replicas]
+    return np.array(numbers or [0], dtype=np.int64)[chunk.worker]
