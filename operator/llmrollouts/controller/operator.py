@@ -32,6 +32,7 @@ from llmrollouts.controller.health import (
     check_rounds,
     check_watches,
 )
+from llmrollouts.controller.heap import Heap, find_trim
 from llmrollouts.controller.keys import Key
 from llmrollouts.controller.login import log_in
 from llmrollouts.controller.parts import Hooks, Parts, assemble
@@ -169,6 +170,7 @@ class Operator:
 
     async def _start(self) -> None:
         self._spawn("loop monitor", LoopMonitor(self._telemetry.loop_lag.set).run())
+        self._spawn("heap", Heap(find_trim()).run())
         await self._wait_for_api()
         self._adopt(await self._insist("read the deployments", lambda: self._program(None)))
         self._spawn("queue", self._parts.queue.run())
