@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from llmrollouts.analysis import rounded_sizing
+from llmrollouts.analysis.baseline import Baseline
 from llmrollouts.analysis.counts import Metric
-from llmrollouts.analysis.grid import GROWTH
+from llmrollouts.analysis.grid import BUCKETS, GROWTH
 from llmrollouts.analysis.policy import Policy
-from llmrollouts.analysis.reach import Power, describe_reach
+from llmrollouts.analysis.reach import Power, Reach, describe_reach
 from llmrollouts.analysis.rounded_sizing import (
     Latency,
     RoundedStep,
     find_rounded_power,
+    find_rounded_reach,
     freeze_rounded,
 )
-from llmrollouts.analysis.rounding import VLLM_BOUNDS
+from llmrollouts.analysis.rounding import VLLM_BOUNDS, place_bounds
 from llmrollouts.analysis.sizing import find_power, make_setting
+from llmrollouts.analysis.stage import freeze_stage
 from llmrollouts.metrics.engine_metrics import FAMILIES
 
 RECORDED = Path(__file__).parents[2] / "worker_image" / "fake_engine" / "recorded.json"
@@ -108,3 +112,64 @@ def test_the_sentence_names_the_latency_of_which_nothing_is_found() -> None:
     assert not said.blind
     assert "ttft 4x slower within" in said.message
     assert said.message.endswith(", but no slower tpot, not even 4x")
+
+
+def observed(*given: Latency, requests: int = 2000) -> Baseline:
+    """What so many requests of stable leave in its engines' histograms."""
+    histograms = {}
+    for latency in given:
+        counts = [0] * (BUCKETS + 1)
+        places = place_bounds(latency.bounds, "up")
+        for bucket, part in zip(places, latency.fill(), strict=True):
+            counts[bucket] += round(requests * part)
+        histograms[latency.metric] = tuple(counts)
+    return Baseline(histograms)
+
+
+def running(*given: Latency, rate: float = 11.0, workers: int = 1) -> Reach:
+    stable = observed(*given)
+    stage = freeze_stage("a/1/0-Canary-5000", Policy(), stable, 0.002, 1800, workers)
+    return find_rounded_reach(stage, stable, rate, 40.0)
+
+
+def promised(said: Reach, metric: str) -> list[tuple[str, float]]:
+    """(effect, seconds) of each slower latency that is told of."""
+    told = re.findall(rf"({metric} [^ ]+) slower within (\d+) (s|min)", said.finds)
+    return [(name, float(n) * (60 if unit == "min" else 1)) for name, n, unit in told]
+
+
+@pytest.mark.parametrize("median", [0.03, 0.06, 0.095, 0.2, 0.6, 1.7])
+@pytest.mark.parametrize("bounds", [None, FINE])
+def test_of_a_running_step_no_more_is_told_than_its_latencies_allow(
+    median: float, bounds: tuple[float, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounded_sizing, "_BESIDE", (1.0,))
+    monkeypatch.setattr(rounded_sizing, "_SPREADS", (1.0,))
+    given = latencies(median, bounds=bounds)
+    exact, said = find(*given), running(*given)
+    told = [*promised(said, "ttft"), *promised(said, "tpot")]
+    assert told or said.blind
+    for name, seconds in told:
+        true = exact[name].p95
+        assert true is not None, name
+        assert true <= 1.1 * seconds + 1, name
+
+
+def test_of_a_running_step_it_is_told_what_cannot_be_seen() -> None:
+    said = running(*latencies(0.2, tpot=0.008))
+    assert "ttft 4x slower within" in said.finds
+    assert ", but no slower tpot, not even 4x; it is judged by the engine's own" in said.message
+    assert "requests that hang are missing" in said.message
+    assert not said.blind
+
+
+def test_a_step_whose_canary_answers_probes_alone_finds_nothing() -> None:
+    said = running(*latencies(0.2), rate=1.0)
+    assert (said.blind, said.finds) == (True, "")
+    assert running(*latencies(0.2), rate=0.0).blind
+
+
+def test_more_requests_in_the_histogram_than_bounds_is_no_error() -> None:
+    """All of stable in one bucket: nothing is known of the next bound."""
+    one = latencies(0.2, bounds=(0.001, 100.0, math.inf))
+    assert running(*one).blind

@@ -149,23 +149,6 @@ def test_a_running_step_is_told_of_at_its_own_rate() -> None:
     assert find_reach(stage, 0.0, 8.0).blind
 
 
-def test_without_the_tap_a_running_step_promises_failures_alone() -> None:
-    stage = suppose_stage(Policy(), 0.002, 1800, 1)
-    said = find_reach(stage, 4.2, 17.0, tapped=False)
-    assert said.finds.startswith("1% errors within")
-    assert said.finds.endswith(
-        "slower revisions only over the next bound of the engine's histograms"
-    )
-    assert "`kubectl llm plan` with --ttft and --tpot says which" in said.message
-    assert "+25%" not in said.message
-    assert not said.blind
-    few = find_reach(stage, 0.014, 2.0, tapped=False)
-    assert few.blind
-    assert few.finds.startswith("100% errors within")
-    none = find_reach(stage, 0.0, 8.0, tapped=False)
-    assert (none.blind, none.finds) == (True, "")
-
-
 def test_rates_that_differ_by_little_share_one_calculation() -> None:
     stage = suppose_stage(Policy(), 0.002, 1800, 1)
     first, second = find_reach(stage, 4.18, 16.9), find_reach(stage, 4.22, 17.1)

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from llmrollouts.analysis import sizing
+from llmrollouts.analysis.baseline import Baseline
+from llmrollouts.analysis.counts import Metric
+from llmrollouts.analysis.grid import BUCKETS
 from llmrollouts.analysis.judgement import Judgement, Outcome
 from llmrollouts.analysis.policy import Policy
 from llmrollouts.analysis.reach import Reach
@@ -33,12 +36,10 @@ class Calculations:
     """Counts them, and answers at once."""
 
     rates: list[tuple[float, float]] = field(default_factory=list)
-    tapped: list[bool] = field(default_factory=list)
     broken: bool = False
 
-    def find(self, stage: Stage, rate: float, control_rate: float, *, tapped: bool) -> Reach:
+    def find(self, stage: Stage, rate: float, control_rate: float) -> Reach:
         self.rates.append((rate, control_rate))
-        self.tapped.append(tapped)
         if self.broken:
             raise FloatingPointError("a bug")
         return Reach(f"{rate:g}", "", False, f"{stage.name} at {rate:g}")
@@ -74,11 +75,16 @@ async def test_nothing_is_said_before_the_rate_is_known(made: Calculations) -> N
     assert found.rate == f"{26 / 30:g}"
 
 
-async def test_without_the_tap_it_is_asked_what_such_a_step_finds(made: Calculations) -> None:
+async def test_without_the_tap_it_is_told_what_the_histograms_show(made: Calculations) -> None:
     step = StepPower(asyncio.Semaphore(1))
-    step.look(STAGE, judgement(200, 50), 50, tapped=False)
+    histogram = tuple(200 if bucket in (140, 160) else 0 for bucket in range(BUCKETS + 1))
+    stable = Baseline({Metric.TTFT: histogram})
+    step.look(STAGE, judgement(400, 50), 50, stable)
     await settle(step)
-    assert made.tapped == [False]
+    found = step.known(STAGE.name)
+    assert found is not None
+    assert "judged by the engine's own histograms" in found.message
+    assert made.rates == []
 
 
 async def test_where_hardly_any_request_comes_it_is_said_after_five_minutes(
@@ -138,11 +144,11 @@ async def test_many_steps_take_turns_and_leave_time_between(
 ) -> None:
     spans: list[tuple[float, float]] = []
 
-    def find(stage: Stage, rate: float, control_rate: float, *, tapped: bool) -> Reach:
+    def find(stage: Stage, rate: float, control_rate: float) -> Reach:
         began = time.perf_counter()
         time.sleep(0.02)
         spans.append((began, time.perf_counter()))
-        return made.find(stage, rate, control_rate, tapped=tapped)
+        return made.find(stage, rate, control_rate)
 
     monkeypatch.setattr(power, "find_reach", find)
     turn = asyncio.Semaphore(1)

@@ -113,32 +113,6 @@ def describe_reach(powers: Sequence[Power], rate: float) -> Reach:
     return Reach(pace, ", ".join(found), is_blind(powers), said)
 
 
-def describe_rounded_reach(powers: Sequence[Power], rate: float) -> Reach:
-    """The same where the engines have no tap. Which slower revisions are found hangs on where the
-    bounds of the engines' histograms lie, so nothing is promised of them. ``powers``: as with the
-    tap, which finds more."""
-    pace = format_rate(rate)
-    said = f"With {pace} compared canary requests a second this step"
-    failing = _smallest_found([p for p in powers if p.effect.failing])
-    if failing is None:
-        said += " finds no failures"
-        found = []
-    else:
-        found = [f"{failing.effect.name} within {_span(failing.p95)}"]
-        said += f" finds {found[0]} (95 of 100 times)"
-    blind = is_blind(powers)
-    if blind:
-        said += ", and no slower revision, not even one 4x slower"
-    else:
-        found.append("slower revisions only over the next bound of the engine's histograms")
-        said += (
-            ". Without the tap it finds a slower revision only when that carries requests over the "
-            "next bound of the engine's histograms: `kubectl llm plan` with --ttft and --tpot says "
-            "which"
-        )
-    return Reach(pace, ", ".join(found), blind, said)
-
-
 def format_rate(rate: float) -> str:
     """Two digits, never in powers of ten: "0.012", "4.2", "420"."""
     return f"{float(f'{rate:.2g}'):.10f}".rstrip("0").rstrip(".")

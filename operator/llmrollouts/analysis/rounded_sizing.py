@@ -8,8 +8,11 @@ freezes it, and the delays are those of ``sizing`` at the chances that follow.
 
 Nobody knows a median to a hair, so the worst is told of medians up to a tenth beside the given one
 and of half the spread. The launcher's probes are in the canary's histograms and not in stable's: as
-many of the canary's requests as there can be probes are taken to be fast and well. It decides
-nothing. Called by `kubectl llm plan`.
+many of the canary's requests as there can be probes are taken to be fast and well.
+
+Of a running step stable's histogram is known, and nothing inside its buckets: there a request is
+taken to have been as fast as its bucket allows before it became slower, so more may be found than
+is told. It decides nothing. Called by `kubectl llm plan` and by controller/power.
 """
 
 from __future__ import annotations
@@ -22,16 +25,16 @@ from typing import Final
 
 from llmrollouts.analysis.baseline import Baseline
 from llmrollouts.analysis.counts import Metric
-from llmrollouts.analysis.grid import BUCKETS
+from llmrollouts.analysis.grid import BOUNDS, BUCKETS, OVERFLOW
 from llmrollouts.analysis.policy import Policy
-from llmrollouts.analysis.reach import EFFECTS, Effect, Power
+from llmrollouts.analysis.reach import EFFECTS, Effect, Power, Reach, describe_reach
 from llmrollouts.analysis.rounding import place_bounds
 from llmrollouts.analysis.sizing import (
-    STABLE_ERRORS,
     Chances,
     Setting,
     expect_crossing,
     make_setting,
+    nearest_rate,
 )
 from llmrollouts.analysis.stage import Stage, Thresholds, freeze_stage
 
@@ -42,6 +45,11 @@ _SPREADS: Final = (0.5, 1.0)
 # Enough for one of them in the last thousandth.
 _REQUESTS: Final = 1_000_000
 _NORMAL: Final = NormalDist()
+_SLOWER: Final = tuple(effect for effect in EFFECTS if not effect.failing)
+_ROUNDED: Final = (
+    "it is judged by the engine's own histograms, over whose bounds a slower revision must carry "
+    "its requests, and in which requests that hang are missing"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +98,9 @@ class RoundedStep:
 
 def find_rounded_power(step: RoundedStep, latencies: Sequence[Latency]) -> tuple[Power, ...]:
     """Each effect's delay: of each latency alone, then of failures."""
-    setting = _dilute(
-        make_setting(freeze_rounded(step, latencies), step.canary, step.control), step
-    )
+    probes = PROBES * step.workers if step.canary else 0.0
+    stage = freeze_rounded(step, latencies)
+    setting = make_setting(stage, step.canary + probes, step.control)
     whole = step.canary / setting.canary if step.canary else 0.0
     powers = []
     for latency in latencies:
@@ -101,16 +109,38 @@ def find_rounded_power(step: RoundedStep, latencies: Sequence[Latency]) -> tuple
             (each, freeze_rounded(step, [*others, each]).thresholds[latency.metric])
             for each in latency.neighbours()
         ]
-        for effect in EFFECTS:
-            if not effect.failing:
-                cases = [_find_chances(each, at, effect, whole) for each, at in worlds]
-                worst = min(cases, key=_speak)
-                powers.append(expect_crossing(effect.of(latency.metric.value), worst, setting))
-    for effect in EFFECTS:
-        if effect.failing:
-            failing = STABLE_ERRORS + (1 - STABLE_ERRORS) * effect.failing
-            powers.append(expect_crossing(effect, ((whole * failing, STABLE_ERRORS),), setting))
-    return tuple(powers)
+        for effect in _SLOWER:
+            cases = [_find_chances(each, at, effect, whole) for each, at in worlds]
+            worst = min(cases, key=_speak)
+            powers.append(expect_crossing(effect.of(latency.metric.value), worst, setting))
+    return (*powers, *_find_failures(setting, whole))
+
+
+def find_rounded_reach(stage: Stage, stable: Baseline, rate: float, control_rate: float) -> Reach:
+    """What a running step can find at its real rates; the canary's has the probes in it.
+    ``stable``: as rounded up, by which the stage's thresholds were fixed."""
+    setting = make_setting(stage, nearest_rate(rate), nearest_rate(control_rate))
+    whole = max(0.0, 1 - PROBES * stage.canary_workers / rate) if rate else 0.0
+    powers = [
+        expect_crossing(
+            effect.of(metric.value),
+            _observe_chances(stable.latency.get(metric, ()), places, effect, whole),
+            setting,
+        )
+        for metric, places in stage.thresholds.items()
+        for effect in _SLOWER
+    ]
+    found = describe_reach((*powers, *_find_failures(setting, whole)), rate)
+    return replace(found, message=f"{found.message}; {_ROUNDED}")
+
+
+def _find_failures(setting: Setting, whole: float) -> list[Power]:
+    base = setting.stable_errors
+    return [
+        expect_crossing(effect, ((whole * (base + (1 - base) * effect.failing), base),), setting)
+        for effect in EFFECTS
+        if effect.failing
+    ]
 
 
 def freeze_rounded(step: RoundedStep, latencies: Sequence[Latency]) -> Stage:
@@ -124,12 +154,6 @@ def freeze_rounded(step: RoundedStep, latencies: Sequence[Latency]) -> Stage:
         histograms[latency.metric] = tuple(counts)
     baseline = Baseline(histograms)
     return freeze_stage("supposed", step.policy, baseline, step.level, step.seconds, step.workers)
-
-
-def _dilute(setting: Setting, step: RoundedStep) -> Setting:
-    """With the probes among the canary's requests; without requests there is nothing to find."""
-    probes = PROBES * step.workers if step.canary else 0.0
-    return replace(setting, canary=step.canary + probes)
 
 
 def _find_chances(
@@ -147,6 +171,34 @@ def _find_chances(
             thresholds.control_bounds, thresholds.canary_bounds, strict=True
         )
     )
+
+
+def _observe_chances(
+    histogram: Sequence[int], thresholds: Thresholds, effect: Effect, whole: float
+) -> Chances:
+    """At each threshold, by stable's histogram. Only bounds in which requests fell are known: the
+    next of these above a threshold is no lower than the engine's own next one."""
+    counts = [(bucket, count) for bucket, count in enumerate(histogram) if count]
+    total = sum(count for _, count in counts)
+    # Each bucket's own lower bound is no lower than the bound of the bucket before, a step of the
+    # grid less, because the engine's bounds lie between two of the grid.
+    below = [0.0, *(BOUNDS[bucket - 1] if bucket else 0.0 for bucket, _ in counts)]
+    slowest = list(zip(below, (count for _, count in counts), strict=False))
+
+    def exceed(seconds: float, ratio: float) -> float:
+        return sum(count for lower, count in slowest if lower * ratio >= seconds) / max(1, total)
+
+    chances = []
+    for bound, canary_bound in zip(
+        thresholds.control_bounds, thresholds.canary_bounds, strict=True
+    ):
+        over = sum(count for bucket, count in counts if bucket > bound)
+        reach = next((BOUNDS[b] for b, _ in counts if canary_bound < b < OVERFLOW), math.inf)
+        slow = exceed(reach, effect.ratio)
+        canary = effect.touched * slow + (1 - effect.touched) * exceed(reach, 1.0)
+        # One more than was seen: rare is not never.
+        chances.append((whole * canary, (over + 1) / (total + 1)))
+    return tuple(chances)
 
 
 def _speak(chances: Chances) -> float:

@@ -36,14 +36,7 @@ from llmrollouts.analysis.evalues import IntArray, log_e_many
 from llmrollouts.analysis.gateplan import ERRORS, split_level
 from llmrollouts.analysis.grid import BUCKETS, GROWTH, buckets_in
 from llmrollouts.analysis.policy import Policy
-from llmrollouts.analysis.reach import (
-    EFFECTS,
-    Effect,
-    Power,
-    Reach,
-    describe_reach,
-    describe_rounded_reach,
-)
+from llmrollouts.analysis.reach import EFFECTS, Effect, Power, Reach, describe_reach
 from llmrollouts.analysis.stage import MIN_BASELINE, Baseline, Stage, freeze_stage
 from llmrollouts.analysis.thresholds import COMPARED
 from llmrollouts.analysis.tick import MIN_CANARY_REQUESTS
@@ -248,17 +241,16 @@ def suppose_stage(policy: Policy, level: float, seconds: int, canary_workers: in
     return freeze_stage("supposed", policy, baseline, level, seconds, canary_workers)
 
 
-def find_reach(stage: Stage, rate: float, control_rate: float, *, tapped: bool = True) -> Reach:
-    """What a running step can find at its real rates of compared requests a second. ``tapped``:
-    whether the engines have the tap; without it only failures are promised.
+def find_reach(stage: Stage, rate: float, control_rate: float) -> Reach:
+    """What a running step can find at its real rates of compared requests a second.
 
     Takes up to a second of a core the first time. It is worked out for the nearest rate of a grid
     in steps of a tenth, so that a rate that wanders, and other rollouts, find the result again.
     """
-    setting = make_setting(stage, _nearest(rate), _nearest(control_rate))
-    powers = find_power(setting)
-    return describe_reach(powers, rate) if tapped else describe_rounded_reach(powers, rate)
+    setting = make_setting(stage, nearest_rate(rate), nearest_rate(control_rate))
+    return describe_reach(find_power(setting), rate)
 
 
-def _nearest(rate: float) -> float:
+def nearest_rate(rate: float) -> float:
+    """Of the grid."""
     return _rounded(_STEP ** round(math.log(rate, _STEP))) if rate > 0 else 0.0

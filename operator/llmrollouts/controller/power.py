@@ -14,8 +14,10 @@ import logging
 import math
 from typing import Final
 
+from llmrollouts.analysis.baseline import Baseline
 from llmrollouts.analysis.judgement import Judgement
 from llmrollouts.analysis.reach import Reach
+from llmrollouts.analysis.rounded_sizing import find_rounded_reach
 from llmrollouts.analysis.sizing import find_reach
 from llmrollouts.analysis.stage import Stage
 
@@ -48,9 +50,11 @@ class StepPower:
         """What was found for the stage of this name; None: nothing yet."""
         return self._reach if stage == self._stage else None
 
-    def look(self, stage: Stage, judgement: Judgement, now: float, *, tapped: bool = True) -> None:
-        """Begin to calculate when it is due. ``now``: seconds; ``tapped``: whether the workers have
-        the tap. Never waits."""
+    def look(
+        self, stage: Stage, judgement: Judgement, now: float, rounded: Baseline | None = None
+    ) -> None:
+        """Begin to calculate when it is due. ``now``: seconds; ``rounded``: what stable was like,
+        where the engines have no tap. Never waits."""
         if stage.name != self._stage:
             self.stop()
             self._stage, self._rates, self._reach, self._due = stage.name, None, None, -math.inf
@@ -63,19 +67,26 @@ class StepPower:
         self._due = now + EVERY
         if self._rates is None or _differ(rates, self._rates):
             self._task = asyncio.get_running_loop().create_task(
-                self._find(stage, rates, tapped=tapped), name=f"power {stage.name}"
+                self._find(stage, rates, rounded), name=f"power {stage.name}"
             )
 
     def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
-    async def _find(self, stage: Stage, rates: tuple[float, float], *, tapped: bool) -> None:
+    async def _find(
+        self, stage: Stage, rates: tuple[float, float], rounded: Baseline | None
+    ) -> None:
         loop = asyncio.get_running_loop()
         async with self._turn:
             began = loop.time()
             try:
-                self._reach = await asyncio.to_thread(find_reach, stage, *rates, tapped=tapped)
+                if rounded is None:
+                    self._reach = await asyncio.to_thread(find_reach, stage, *rates)
+                else:
+                    self._reach = await asyncio.to_thread(
+                        find_rounded_reach, stage, rounded, *rates
+                    )
                 self._rates = rates
             except Exception as problem:
                 # The verdict does not need it; it is tried again a minute later.
