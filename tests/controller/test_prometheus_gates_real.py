@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
 import time
 from pathlib import Path
 
@@ -77,3 +78,49 @@ async def test_a_gate_follows_what_prometheus_says(
             gates.stop()
             client.close()
             proxy.close()
+
+
+async def test_the_rate_of_a_canary_that_has_just_begun_is_no_reason_to_roll_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both serve alike; over five seconds the canary's rate is a tenth of stable's at first."""
+    monkeypatch.setattr(prometheus_asking, "_SHORTEST_INTERVAL", 0.5)
+    client = PrometheusClient()
+    with start_prometheus(tmp_path) as server:
+        gates = PrometheusGates(FakeKube(), client, AllowedAddresses([server.url]))
+        gate = make_gate(
+            address=server.url,
+            query='rate(tokens_total{revision="{{revision}}"}[5s])',
+            limit=None,
+            compare={"minRatio": "0.6"},
+            interval="500ms",
+            timeout="500ms",
+        )
+        began, flows_from = time.monotonic(), math.inf
+
+        async def serve() -> None:
+            while True:
+                now = time.monotonic()
+                stable, canary = 100 * (now - began), 100 * max(0.0, now - flows_from)
+                server.page.text = (
+                    f'tokens_total{{revision="aaaa"}} {stable}\n'
+                    f'tokens_total{{revision="bbbb"}} {canary}\n'
+                )
+                await asyncio.sleep(0.05)
+
+        workers = asyncio.create_task(serve())
+        try:
+            await asyncio.sleep(6)
+            flows_from = time.monotonic()
+            early = await until(gates, gate, "Inconclusive", Reason.LIMIT_BROKEN)
+            assert "the query looks back 5s, and requests flow for less than that" in early.message
+            found = early
+            while found.verdict != "Passed":
+                found = gates.judge(observe(gate))[0]
+                assert found.verdict in ("Inconclusive", "Passed"), found
+                assert time.monotonic() < flows_from + 30
+                await asyncio.sleep(0.1)
+        finally:
+            workers.cancel()
+            gates.stop()
+            client.close()
