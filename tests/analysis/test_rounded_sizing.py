@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from llmrollouts.analysis import rounded_sizing
-from llmrollouts.analysis.baseline import Baseline
 from llmrollouts.analysis.counts import Metric
-from llmrollouts.analysis.grid import BUCKETS, GROWTH
+from llmrollouts.analysis.grid import GROWTH
 from llmrollouts.analysis.policy import Policy
 from llmrollouts.analysis.reach import Power, Reach, describe_reach
 from llmrollouts.analysis.rounded_sizing import (
@@ -22,8 +21,9 @@ from llmrollouts.analysis.rounded_sizing import (
     find_rounded_power,
     find_rounded_reach,
     freeze_rounded,
+    round_stable,
 )
-from llmrollouts.analysis.rounding import VLLM_BOUNDS, place_bounds
+from llmrollouts.analysis.rounding import VLLM_BOUNDS
 from llmrollouts.analysis.sizing import find_power, make_setting
 from llmrollouts.analysis.stage import freeze_stage
 from llmrollouts.metrics.engine_metrics import FAMILIES
@@ -114,20 +114,8 @@ def test_the_sentence_names_the_latency_of_which_nothing_is_found() -> None:
     assert said.message.endswith(", but no slower tpot, not even 4x")
 
 
-def observed(*given: Latency, requests: int = 2000) -> Baseline:
-    """What so many requests of stable leave in its engines' histograms."""
-    histograms = {}
-    for latency in given:
-        counts = [0] * (BUCKETS + 1)
-        places = place_bounds(latency.bounds, "up")
-        for bucket, part in zip(places, latency.fill(), strict=True):
-            counts[bucket] += round(requests * part)
-        histograms[latency.metric] = tuple(counts)
-    return Baseline(histograms)
-
-
 def running(*given: Latency, rate: float = 11.0, workers: int = 1) -> Reach:
-    stable = observed(*given)
+    stable = round_stable(given, 2000)
     stage = freeze_stage("a/1/0-Canary-5000", Policy(), stable, 0.002, 1800, workers)
     return find_rounded_reach(stage, stable, rate, 40.0)
 

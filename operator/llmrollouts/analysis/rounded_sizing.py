@@ -145,15 +145,20 @@ def _find_failures(setting: Setting, whole: float) -> list[Power]:
 
 def freeze_rounded(step: RoundedStep, latencies: Sequence[Latency]) -> Stage:
     """The stage as the operator would freeze it: stable's baseline is rounded up."""
+    stable = round_stable(latencies)
+    return freeze_stage("supposed", step.policy, stable, step.level, step.seconds, step.workers)
+
+
+def round_stable(latencies: Sequence[Latency], requests: int = _REQUESTS) -> Baseline:
+    """What so many requests leave in the engines' histograms."""
     histograms = {}
     for latency in latencies:
         counts = [0] * (BUCKETS + 1)
         places = place_bounds(latency.bounds, "up")
         for bucket, part in zip(places, latency.fill(), strict=True):
-            counts[bucket] += round(_REQUESTS * part)
+            counts[bucket] += round(requests * part)
         histograms[latency.metric] = tuple(counts)
-    baseline = Baseline(histograms)
-    return freeze_stage("supposed", step.policy, baseline, step.level, step.seconds, step.workers)
+    return Baseline(histograms)
 
 
 def _find_chances(
