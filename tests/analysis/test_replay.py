@@ -32,7 +32,7 @@ def test_a_slower_canary_is_rolled_back_within_seconds() -> None:
     finding = found.judgement.finding
     assert finding is not None
     assert finding.metric in {"ttft", "tpot", "e2e"}
-    assert finding.decided == found.decided_at
+    assert finding.decided == math.ceil(found.decided_at)
 
 
 def test_a_regression_that_begins_later_is_found_after_it_began() -> None:

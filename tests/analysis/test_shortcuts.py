@@ -69,14 +69,15 @@ def test_seconds_taken_at_once_leave_the_state_of_seconds_taken_one_by_one() -> 
         Tally(trace, stream, measured.exact[stream.metric], measured.reference_tokens)
         for stream in stage.streams
     ]
-    ends = OutcomeTally(trace, 2.0)
+    ends = OutcomeTally(trace, stage.quick_lag)
     one_by_one = at_once = start_state(stage)
     for second in range(30, 80):
         together: list[LatencySecond | OutcomeSecond] = [
             LatencySecond(each.stream, second, each.canary(second), each.control(second))
             for each in tallies
         ]
-        together.append(OutcomeSecond(2.0, second, ends.canary(second), ends.control(second)))
+        failures = ends.canary(second), ends.control(second)
+        together.append(OutcomeSecond(stage.quick_lag, second, *failures))
         for each in together:
             if isinstance(each, LatencySecond):
                 one_by_one = gate.take_latency(one_by_one, each)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrollouts.analysis.counts import Counts, Metric, Stream
+from llmrollouts.analysis.counts import Counts, Metric, Outcomes, OutcomeSecond, Stream
 from llmrollouts.analysis.gate import Gate, start_state
 from llmrollouts.analysis.grid import BOUNDS, BUCKETS, bucket_of
-from llmrollouts.analysis.policy import Policy
+from llmrollouts.analysis.policy import LONGEST_LAG, Policy
 from llmrollouts.analysis.stage import (
     MIN_BASELINE,
     Baseline,
@@ -21,6 +21,7 @@ from llmrollouts.analysis.stage import (
     choose_reference,
     freeze_stage,
 )
+from llmrollouts.analysis.thresholds import limit_lag
 from tests.analysis.arms import make_baseline, make_stage
 
 LIMITS = {Metric.TTFT: 0.35, Metric.TPOT: 0.2, Metric.DURATION: 40.0}
@@ -67,15 +68,86 @@ def test_every_threshold_is_known_at_the_age_at_which_it_is_read() -> None:
 
 def test_one_age_for_first_tokens_and_one_for_each_threshold_of_the_whole_answer() -> None:
     stage = make_stage()
-    assert stage.measurement.lags[Metric.TTFT] == (1.0,)
-    assert stage.measurement.lags[Metric.TPOT] == (2.0,)
+    assert len(stage.measurement.lags[Metric.TTFT]) == 1
+    assert len(stage.measurement.lags[Metric.TPOT]) == 1
     assert len(stage.measurement.lags[Metric.E2E]) >= 4
+
+
+def _freeze(seconds: dict[str, str], *, whole_ages: bool = False) -> Stage:
+    """By the usual latency and the tail of each metric: ``{"ttft": "0.09 0.2"}``."""
+    latency = {}
+    for name, text in seconds.items():
+        usual, tail = text.split()
+        both = zip(_histogram(**{usual: 980}), _histogram(**{tail: 20}), strict=True)
+        latency[Metric(name)] = tuple(map(sum, both))
+    return freeze_stage("s", Policy(), Baseline(latency), 0.001, 600, 4, whole_ages=whole_ages)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "first", "failures"),
+    [
+        ({"ttft": "0.09 0.2", "e2e": "0.3 0.4"}, 0.5, 0.5),
+        ({"ttft": "0.09 0.2", "e2e": "0.6 0.7"}, 0.75, 0.75),  # not 0.5 and 1.5
+        ({"ttft": "0.09 0.2", "e2e": "0.9 1.2"}, 1.0, 1.0),
+        ({"ttft": "0.09 0.2", "e2e": "8 20"}, 0.5, 1.5),
+        ({"ttft": "0.09 0.7", "e2e": "8 20"}, 1.0, 2.0),  # 1.25 times 0.7 must be known
+        ({"ttft": "0.09 0.2"}, 0.5, 1.5),
+        ({"e2e": "0.3 0.35"}, 0.5, 0.5),
+    ],
+)
+def test_a_fast_engine_is_judged_sooner(
+    seconds: dict[str, str], first: float, failures: float
+) -> None:
+    stage = _freeze(seconds)
+    metric = Metric.TTFT if "ttft" in seconds else Metric.E2E
+    assert stage.measurement.lags[metric][0] == first
+    assert stage.measurement.outcome_lags == (failures, 30.0)
+
+
+@given(first=st.floats(0.005, 5.0), longer=st.floats(1.0, 40.0), tail=st.floats(1.0, 4.0))
+def test_all_ages_of_a_stage_but_the_latest_are_complete_at_one_part_of_a_second(
+    first: float, longer: float, tail: float
+) -> None:
+    whole = first * longer
+    stage = _freeze({"ttft": f"{first} {first * tail}", "e2e": f"{whole} {whole * tail}"})
+    lags = [lag for each in stage.measurement.lags.values() for lag in each]
+    assert len({lag % 1 for lag in (*lags, stage.quick_lag)}) == 1
+    assert stage.quick_lag <= 2.0
+    assert max(lags) <= LONGEST_LAG
+
+
+def test_where_only_whole_seconds_are_known_all_ages_are_whole() -> None:
+    stage = _freeze({"ttft": "0.09 0.2", "tpot": "0.01 0.02", "e2e": "0.3 0.4"}, whole_ages=True)
+    lags = [lag for each in stage.measurement.lags.values() for lag in each]
+    assert all(lag == int(lag) for lag in (*lags, *stage.measurement.outcome_lags))
+    assert stage.measurement.lags[Metric.TTFT] == (1.0,)
+
+
+def test_a_stage_of_an_older_operator_is_judged_at_the_ages_it_was_frozen_with() -> None:
+    raw = json.loads(_freeze({"ttft": "0.09 0.2"}, whole_ages=True).to_json())
+    raw["outcomeLags"] = [2.0, 30.0]
+    stage = Stage.from_json(json.dumps(raw))
+    state = start_state(stage)
+    assert {"errors:2", "errors:30"} <= set(state.runs)
+    failing = OutcomeSecond(2.0, 1, Outcomes(9, 9), Outcomes(9))
+    assert Gate(stage).take_outcomes(state, failing).runs["errors:2"].log_e > 0.5
+
+
+def test_the_limit_of_a_stage_of_an_older_operator_is_read_where_it_was() -> None:
+    for metric, limit, lag in (
+        (Metric.TTFT, 0.35, 1.0),
+        (Metric.TTFT, 1.0, 1.0),
+        (Metric.TPOT, 0.2, 2.0),
+        (Metric.DURATION, 0.4, 1.0),
+        (Metric.DURATION, 40.0, 40.0),
+    ):
+        assert limit_lag(metric, limit, {}) == lag
 
 
 def test_a_far_tail_does_not_make_every_verdict_wait_for_it() -> None:
     counts = _histogram(**{"0.1": 9_800, "25": 200})
     stage = freeze_stage("s", Policy(), Baseline({Metric.TTFT: counts}), 0.001, 600, 4)
-    assert stage.measurement.lags[Metric.TTFT] == (10.0,)
+    assert stage.measurement.lags[Metric.TTFT] == (9.5,)
 
 
 def test_slow_services_are_read_late_enough_to_see_their_usual_latency() -> None:

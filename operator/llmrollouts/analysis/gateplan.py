@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from llmrollouts.analysis.ages import LATE_LAG
 from llmrollouts.analysis.budget import split_over_metrics
 from llmrollouts.analysis.counts import Metric, Stream
 from llmrollouts.analysis.eprocess import (
@@ -27,7 +28,7 @@ from llmrollouts.analysis.ledger import Run
 from llmrollouts.analysis.limit import AbsoluteLimit
 from llmrollouts.analysis.noninferiority import PROMOTION_QUANTILES
 from llmrollouts.analysis.proof import proof_key
-from llmrollouts.analysis.stage import LATE_LAG, QUICK_LAG, Stage
+from llmrollouts.analysis.stage import Stage
 from llmrollouts.analysis.thresholds import COMPARED, bound_below, limit_lag
 
 LATE_WEIGHT: Final = 0.1  # of the restarts, for a stage that is held past its planned end
@@ -218,12 +219,12 @@ def plan_outcomes(stage: Stage) -> Mapping[float, OutcomePlan]:
                 _errors(stage),
             ),
         )
-    half = math.log(0.5)
+    half, quick = math.log(0.5), stage.quick_lag
     return {
-        QUICK_LAG: OutcomePlan(
-            f"outcomes@{QUICK_LAG:g}",
+        quick: OutcomePlan(
+            f"outcomes@{quick:g}",
             (
-                Process(f"{ERRORS}:{QUICK_LAG:g}", ERRORS, _errors(stage), half, (0,)),
+                Process(f"{ERRORS}:{quick:g}", ERRORS, _errors(stage), half, (0,)),
                 Process(REFUSALS, REFUSALS, _errors(stage), 0.0, (0,)),
             ),
         ),

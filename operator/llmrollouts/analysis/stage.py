@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Final
 
+from llmrollouts.analysis.ages import LATE_LAG, PARTS, WHOLE, quick_age
 from llmrollouts.analysis.baseline import (
     MIN_BASELINE,
     MIN_OF_METRIC,
@@ -33,9 +33,6 @@ __all__ = [
     "choose_reference",
     "freeze_stage",
 ]
-
-QUICK_LAG: Final = 2.0  # seconds: most failures show by then
-LATE_LAG: Final = 30.0  # seconds: time-outs and streams cut on the way
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,11 @@ class Stage:
         lags = self.measurement.lags
         streams = (Stream(metric, lag) for metric in lags for lag in lags[metric])
         object.__setattr__(self, "streams", tuple(sorted(streams)))
+
+    @property
+    def quick_lag(self) -> float:
+        """The age at which failures are read first."""
+        return self.measurement.outcome_lags[0]
 
     def to_json(self) -> str:
         return json.dumps(
@@ -129,11 +131,14 @@ def freeze_stage(
     ticks: int,
     canary_workers: int,
     reversed: bool = False,  # noqa: A002  # the word of the specification
+    *,
+    whole_ages: bool = False,
 ) -> Stage:
     """Fix the thresholds of a stage that starts now.
 
     ``baseline`` None: errors, refusals, connections and hard limits alone are judged, and nothing
-    can be proven. Raises ValueError when the baseline is too small.
+    can be proven. whole_ages: requests are read at whole seconds alone. Raises ValueError when the
+    baseline is too small.
     """
     if baseline is not None and baseline.requests < MIN_BASELINE:
         raise ValueError(
@@ -142,22 +147,36 @@ def freeze_stage(
         )
     margin = policy.margin_for(1 if reversed else canary_workers)
     histograms = baseline.latency if baseline is not None else {}
-    thresholds: dict[Metric, Thresholds] = {}
-    for metric in COMPARED:
-        histogram = histograms.get(metric, ())
-        if sum(histogram) >= MIN_OF_METRIC:
-            thresholds[metric] = place_thresholds(
-                metric, histogram, policy, margin, not reversed, thresholds
-            )
+    answers = histograms.get(Metric.E2E, ())
+    answers = answers if sum(answers) >= MIN_OF_METRIC else ()
+
+    def place(part: float) -> dict[Metric, Thresholds]:
+        thresholds: dict[Metric, Thresholds] = {}
+        for metric in COMPARED:
+            histogram = histograms.get(metric, ())
+            if sum(histogram) >= MIN_OF_METRIC:
+                thresholds[metric] = place_thresholds(
+                    metric, histogram, policy, margin, not reversed, thresholds, part
+                )
+        return thresholds
+
+    placed = {part: place(part) for part in ((WHOLE,) if whole_ages else PARTS)}
+    part = min(placed, key=lambda part: _first_age(placed[part]) + quick_age(answers, part))
+    thresholds = placed[part]
     reference = baseline.reference_tokens if baseline is not None else 1
-    measurement = _measure(policy, thresholds, reference)
+    measurement = _measure(policy, thresholds, reference, quick_age(answers, part))
     return Stage(
         name, policy, level, ticks, margin, canary_workers, thresholds, measurement, reversed
     )
 
 
+def _first_age(thresholds: Mapping[Metric, Thresholds]) -> float:
+    """When a hang shows first: in the first token, or where nobody streams, in the answer."""
+    return next((min(thresholds[m].lags) for m in COMPARED if m in thresholds), 0.0)
+
+
 def _measure(
-    policy: Policy, thresholds: Mapping[Metric, Thresholds], reference_tokens: int
+    policy: Policy, thresholds: Mapping[Metric, Thresholds], reference_tokens: int, quick: float
 ) -> Measurement:
     """What the workers must count so that every comparison of the stage can be made."""
     lags: dict[Metric, set[float]] = {}
@@ -173,5 +192,5 @@ def _measure(
         lags={metric: tuple(sorted(lags[metric])) for metric in Metric if metric in lags},
         exact={metric: tuple(sorted(exact[metric])) for metric in Metric if metric in exact},
         reference_tokens=reference_tokens,
-        outcome_lags=(QUICK_LAG, LATE_LAG),
+        outcome_lags=(quick, LATE_LAG),
     )

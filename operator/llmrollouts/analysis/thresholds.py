@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from llmrollouts.analysis.ages import LAGS, WHOLE, age_for
 from llmrollouts.analysis.counts import Metric
 from llmrollouts.analysis.eprocess import QUANTILES
 from llmrollouts.analysis.grid import BOUNDS, OVERFLOW, bucket_of, buckets_in, quantile_bucket
@@ -19,13 +20,6 @@ from llmrollouts.analysis.noninferiority import PROMOTION_QUANTILES
 from llmrollouts.analysis.policy import LONGEST_LAG, Policy
 
 COMPARED: Final = (Metric.TTFT, Metric.TPOT, Metric.E2E)
-# The shortest and the longest age at which a metric is read, seconds.
-_LAGS: Final = {
-    Metric.TTFT: (1.0, 30.0),
-    Metric.TPOT: (2.0, 30.0),
-    Metric.E2E: (1.0, LONGEST_LAG),
-    Metric.DURATION: (1.0, LONGEST_LAG),
-}
 _PATIENCE: Final = 10.0  # seconds that a verdict on a first token may wait for its tail
 # A mean over fewer tokens is mostly noise, so TPOT waits for about this many.
 _TOKENS_OF_A_MEAN: Final = 16
@@ -71,14 +65,17 @@ def place_thresholds(
     margin: float,
     proves: bool,
     placed: Mapping[Metric, Thresholds],
+    part: float = WHOLE,
 ) -> Thresholds:
-    """Thresholds of one metric, clipped so that each is known at the longest age."""
-    shortest, longest = _LAGS[metric]
+    """Thresholds of one metric, clipped so that each is known at the longest age; ``part``: of a
+    second, at which ages lie."""
+    shortest, longest = LAGS[metric]
     shift, factor = buckets_in(margin), policy.promotion_margin
     if metric is not Metric.E2E:
         # One age for all thresholds: a far tail must not make every verdict wait for it.
         usual = 2 * margin * BOUNDS[min(OVERFLOW - 1, quantile_bucket(histogram, 0.95))]
         longest = min(longest, max(_PATIENCE, math.ceil(usual)))
+    longest += part - WHOLE
     highest = max(0, bound_below(longest) - shift)
     control = tuple(min(highest, quantile_bucket(histogram, u)) for u in QUANTILES)
     canary = tuple(bound + shift for bound in control)
@@ -87,27 +84,28 @@ def place_thresholds(
     most = longest / factor
     asked = PROMOTION_QUANTILES if proves else ()
     promotion = tuple(min(most, estimate_quantile(sparse, u, most) or most) for u in asked)
-    own = [age_for(BOUNDS[bound], shortest, longest) for bound in canary]
+    own = [age_for(BOUNDS[bound], shortest, longest, part) for bound in canary]
     if metric is Metric.E2E:
         known = sorted(set(own))
         proof_lags = []
         for x in promotion:
-            needed = age_for(factor * x, shortest, longest)
+            needed = age_for(factor * x, shortest, longest, part)
             proof_lags.append(next((lag for lag in known if lag >= needed), needed))
         return Thresholds(control, canary, tuple(own), promotion, tuple(proof_lags))
-    lag = max(own + [age_for(factor * x, shortest, longest) for x in promotion])
+    lag = max(own + [age_for(factor * x, shortest, longest, part) for x in promotion])
     if metric is Metric.TPOT:
         # The first token must have come before a mean over the others can be taken.
         first = placed[Metric.TTFT].canary_bounds[3] if Metric.TTFT in placed else 0
         some_tokens = BOUNDS[first] + _TOKENS_OF_A_MEAN * BOUNDS[canary[0]]
-        lag = max(lag, age_for(some_tokens, shortest, longest))
+        lag = max(lag, age_for(some_tokens, shortest, longest, part))
     return Thresholds(control, canary, (lag,) * len(control), promotion, (lag,) * len(promotion))
 
 
 def limit_lag(metric: Metric, limit: float, thresholds: Mapping[Metric, Thresholds]) -> float:
-    """The age at which a hard limit is read: one that is read anyway, if one is high enough."""
+    """The age at which a hard limit is read: one that is read anyway, if one is high enough, else a
+    whole second."""
     read = sorted(set(thresholds[metric].lags)) if metric in thresholds else []
-    shortest, _ = _LAGS[metric]
+    shortest, _ = LAGS[metric]
     return next((lag for lag in read if lag >= limit), age_for(limit, shortest, LONGEST_LAG))
 
 
@@ -117,8 +115,3 @@ def bound_below(seconds: float) -> int:
     if bucket == OVERFLOW:
         return OVERFLOW - 1
     return bucket if BOUNDS[bucket] <= seconds else bucket - 1
-
-
-def age_for(seconds: float, shortest: float, longest: float) -> float:
-    """The whole second at which "longer than ``seconds``" is known, within its bounds."""
-    return min(longest, max(shortest, float(math.ceil(seconds - 1e-9))))

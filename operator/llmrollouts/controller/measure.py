@@ -258,6 +258,7 @@ class Measurement:
             assigned.ticks,
             canary,
             reversed=assigned.reverses,
+            whole_ages=self._source == "engine",  # what ended is known by the second alone
         )
         if self._source == "engine":
             stage = without_proof(stage)

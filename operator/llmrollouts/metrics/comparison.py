@@ -118,6 +118,7 @@ class Comparison:
         self._changes: deque[int] = deque([start - 1], maxlen=_CHANGES)
         self._programmed: tuple[int, int] | None = None
         self._counted: tuple[str, RequestCounts, RequestCounts] | None = None
+        self._counted_at = -1
         self.load = Load(Match.UNKNOWN)
         self._ends = EndWatch()
         self.disagreement: Disagreement | None = None
@@ -296,7 +297,9 @@ class Comparison:
         control = traffic.counts.get(conditions.reference)
         if canary is None or control is None:
             return
-        before = self._counted
+        if second <= self._counted_at:
+            return  # the second look in one second: its counts go to the next
+        before, self._counted_at = self._counted, second
         self._counted = (traffic.source, canary, control)
         if before is None or before[0] != traffic.source:
             return
