@@ -16,7 +16,7 @@ from scipy.special import xlogy
 
 from llmrollouts.analysis.burst import LONGEST, QUIET, least_won
 from llmrollouts.analysis.counts import Metric
-from llmrollouts.analysis.eprocess import MOST_WEALTH, EProcess
+from llmrollouts.analysis.eprocess import MOST_WEALTH, QUANTILES, EProcess
 from llmrollouts.analysis.evalue import FloatArray
 from llmrollouts.analysis.evalues import IntArray, log_e_many
 from llmrollouts.analysis.gate import Gate
@@ -25,7 +25,7 @@ from llmrollouts.analysis.ksband import band_constant
 from llmrollouts.analysis.noninferiority import PROOF_LOG_BETS
 from llmrollouts.analysis.stage import Stage
 from llmrollouts.analysis.standout import LONGEST as LONGEST_ALONE
-from llmrollouts.analysis.standout import ODDS, WINDOW
+from llmrollouts.analysis.standout import WINDOW, odds_of
 from llmrollouts.analysis.tick import MIN_CANARY_REQUESTS, TOLERATED_STALL
 from llmrollouts.analysis.trace import BoolArray
 
@@ -110,7 +110,9 @@ class ManyGates:
             here, log_bets = cells[:, :, place], np.array(logs)
             paid = unique_gains(here, log_bets, rule.cap)
             if workers is not None:
-                paid = leave_out_many(paid, here, workers[:, :, place], log_bets, rule.cap)
+                own = workers[:, :, place]
+                odds = odds_of(QUANTILES[place])
+                paid = leave_out_many(paid, here, own, log_bets, odds, rule.cap)
             gains[:, :, list(bets)] = paid
         needed = math.exp(-math.log(self.levels[row.metric]) - row.log_weight)
         seen = np.cumsum(cells[:, :, list(row.thresholds), 1], axis=1).max(axis=2)
@@ -199,11 +201,16 @@ class Bursts:
 
 
 def leave_out_many(
-    gains: FloatArray, cells: IntArray, workers: IntArray, logs: FloatArray, cap: float
+    gains: FloatArray,
+    cells: IntArray,
+    workers: IntArray,
+    logs: FloatArray,
+    odds: float,
+    cap: float,
 ) -> FloatArray:
     """``standout.leave_out`` for all runs, of one threshold. gains: shape (runs, seconds, bets);
     workers: (runs, seconds, workers, 2)."""
-    alone, seconds = _stand_out(workers), cells.shape[1]
+    alone, seconds = _stand_out(workers, odds), cells.shape[1]
     paid, least = gains.copy(), gains
     for later in range(WINDOW):
         # Who is left out of each second so many seconds later.
@@ -220,7 +227,7 @@ def leave_out_many(
     return paid
 
 
-def _stand_out(workers: IntArray) -> BoolArray:
+def _stand_out(workers: IntArray, odds: float) -> BoolArray:
     """Who is left out in each second; shape (runs, seconds, workers)."""
     sums = np.cumsum(workers, axis=1, dtype=np.int64)
     sums[:, WINDOW:] -= sums[:, :-WINDOW].copy()
@@ -228,7 +235,7 @@ def _stand_out(workers: IntArray) -> BoolArray:
     over, total = (each.sum(axis=2, keepdims=True) for each in (own, requests))
     asked = (requests > 0).sum(axis=2, keepdims=True)
     apart = _log_likelihood(own, requests) + _log_likelihood(over - own, total - requests)
-    needed = _log_likelihood(over, total) + np.log(ODDS * np.maximum(asked, 1)) - 1e-9
+    needed = _log_likelihood(over, total) + np.log(odds * np.maximum(asked, 1)) - 1e-9
     found = (asked > 1) & (own * total > over * requests) & (apart >= needed)
     found &= 2 * found.sum(axis=2, keepdims=True) <= asked
     streak = np.zeros(found.shape[::2], dtype=int)

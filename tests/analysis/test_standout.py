@@ -15,7 +15,7 @@ from llmrollouts.analysis.stage import Stage
 from llmrollouts.analysis.standout import (
     LONGEST,
     NOTHING_RECENT,
-    ODDS,
+    RARE_ODDS,
     WINDOW,
     Moment,
     Recent,
@@ -47,18 +47,21 @@ def pay(*moments: Moment) -> list[list[float]]:
     """What each second pays, one value a bet."""
     recent, paid = NOTHING_RECENT, []
     for moment in moments:
-        gains, recent = leave_out(recent, moment, BETS, CAP)
+        gains, recent = leave_out(recent, moment, BETS, [RARE_ODDS], CAP)
         paid.append(list(gains[0]))
     return paid
 
 
 def test_a_worker_that_exceeds_alone_stands_out_and_workers_that_are_alike_do_not() -> None:
-    assert find_standing_out(name_workers(STALLED, CALM, CALM, (1, 4))) == ["w0"]
-    assert find_standing_out(name_workers(STALLED, STALLED, CALM, (1, 4))) == []
-    assert find_standing_out(name_workers((12, 12), (12, 12), *[CALM] * 12)) == ["w0", "w1"]
-    assert find_standing_out(name_workers((30, 40), (28, 40), (33, 40))) == []
+    assert find_standing_out(name_workers(STALLED, CALM, CALM, (1, 4)), RARE_ODDS) == ["w0"]
+    assert find_standing_out(name_workers(STALLED, STALLED, CALM, (1, 4)), RARE_ODDS) == []
+    assert find_standing_out(name_workers((12, 12), (12, 12), *[CALM] * 12), RARE_ODDS) == [
+        "w0",
+        "w1",
+    ]
+    assert find_standing_out(name_workers((30, 40), (28, 40), (33, 40)), RARE_ODDS) == []
     # One that is faster than the others is no stall.
-    assert find_standing_out(name_workers((0, 40), (38, 40), (40, 40))) == []
+    assert find_standing_out(name_workers((0, 40), (38, 40), (40, 40)), RARE_ODDS) == []
 
 
 @pytest.mark.parametrize(
@@ -69,15 +72,18 @@ def test_a_worker_that_exceeds_alone_stands_out_and_workers_that_are_alike_do_no
 def test_nobody_stands_out_alone_or_without_exceeding(
     workers: dict[str, tuple[int, int]],
 ) -> None:
-    assert find_standing_out(workers) == []
+    assert find_standing_out(workers, RARE_ODDS) == []
 
 
 def test_equal_workers_stand_out_no_more_often_than_the_odds_say() -> None:
     rng = np.random.default_rng(2)
     for workers, rate in product((2, 5, 20), (0.05, 0.5, 0.9)):
         drawn = rng.binomial(13, rate, (2000, workers)).tolist()
-        found = [bool(find_standing_out(name_workers(*((n, 13) for n in run)))) for run in drawn]
-        assert np.mean(found) < 1 / ODDS
+        found = [
+            bool(find_standing_out(name_workers(*((n, 13) for n in run)), RARE_ODDS))
+            for run in drawn
+        ]
+        assert np.mean(found) < 1 / RARE_ODDS
 
 
 def test_a_stall_of_one_worker_pays_no_more_than_the_others_and_is_taken_back() -> None:
@@ -128,10 +134,10 @@ def test_a_worker_that_recovered_may_stall_again() -> None:
 def test_only_the_last_seconds_are_looked_at_and_remembered() -> None:
     recent = NOTHING_RECENT
     for second in range(10):
-        _, recent = leave_out(recent, make_moment(second, CALM, CALM), BETS, CAP)
+        _, recent = leave_out(recent, make_moment(second, CALM, CALM), BETS, [RARE_ODDS], CAP)
     assert [moment.second for moment in recent.moments] == list(range(11 - WINDOW, 10))
     # After a gap nothing of before is told together with what comes.
-    _, recent = leave_out(recent, make_moment(60, STALLED, CALM), BETS, CAP)
+    _, recent = leave_out(recent, make_moment(60, STALLED, CALM), BETS, [RARE_ODDS], CAP)
     assert [moment.second for moment in recent.moments] == [60]
 
 
@@ -165,16 +171,16 @@ def run_gate(
 
 
 def take_turns(worker: int, second: int) -> float:
-    """The workers stall one after the other, for three seconds, with ten seconds in between."""
-    return 4.0 if second % 13 < 3 and second // 13 % 3 == worker else 1.0
+    """The workers stall one after the other, for three seconds, with 15 seconds in between."""
+    return 4.0 if second % 18 < 3 and second // 18 % 3 == worker else 1.0
 
 
 @pytest.mark.parametrize("metric", [Metric.TPOT, Metric.E2E])
 def test_stalls_of_single_workers_roll_nothing_back(metric: Metric) -> None:
     stage = make_stage((metric,), canary_workers=3)
-    *_, state = run_gate(stage, take_turns, 130)
+    *_, state = run_gate(stage, take_turns, 180)
     assert not state.decided
-    *_, untold = run_gate(stage, take_turns, 130, told=False)
+    *_, untold = run_gate(stage, take_turns, 180, told=False)
     assert untold.decided, "these stalls would have rolled it back"
 
 

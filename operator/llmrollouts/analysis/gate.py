@@ -176,7 +176,7 @@ def _pay(
     gains = tuple([gain if gain < cap else cap for gain in row] for row in rows)
     workers = {name: _share(plan, counts) for name, counts in second.workers.items()}
     now = Moment(second.second, cells, workers, gains)
-    paid, tick.recent[plan.key] = leave_out(recent, now, plan.bets[: len(cells)], cap)
+    paid, tick.recent[plan.key] = leave_out(recent, now, plan.bets[: len(cells)], plan.odds, cap)
     return paid
 
 

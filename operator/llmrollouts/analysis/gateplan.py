@@ -29,6 +29,7 @@ from llmrollouts.analysis.limit import AbsoluteLimit
 from llmrollouts.analysis.noninferiority import PROMOTION_QUANTILES
 from llmrollouts.analysis.proof import proof_key
 from llmrollouts.analysis.stage import Stage
+from llmrollouts.analysis.standout import odds_of
 from llmrollouts.analysis.thresholds import COMPARED, bound_below, limit_lag
 
 LATE_WEIGHT: Final = 0.1  # of the restarts, for a stage that is held past its planned end
@@ -118,7 +119,7 @@ class LatencyPlan:
     """What one latency stream feeds. bounds, canary_bounds: of all thresholds of the metric;
     draws: whether this stream's counts are the ones that reports show; key: the stream's name;
     asks: the thresholds of all processes, one after the other; bets: ln omega of these, and of the
-    limits."""
+    limits; odds: of these, for a worker to stand out."""
 
     metric: Metric
     bounds: tuple[int, ...]
@@ -132,6 +133,7 @@ class LatencyPlan:
     name: str = field(init=False)
     asks: tuple[int, ...] = field(init=False)
     bets: tuple[tuple[float, ...], ...] = field(init=False)
+    odds: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         bets = [logs for process in self.processes for _, _, logs in process.rule.groups]
@@ -140,6 +142,7 @@ class LatencyPlan:
         object.__setattr__(self, "name", self.metric.value)
         object.__setattr__(self, "asks", asks)
         object.__setattr__(self, "bets", tuple(bets))
+        object.__setattr__(self, "odds", tuple(odds_of(QUANTILES[number]) for number in asks))
 
 
 @dataclass(frozen=True)

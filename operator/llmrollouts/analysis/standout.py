@@ -22,8 +22,12 @@ from llmrollouts.analysis.evalue import Cell, log_e_rows
 
 WINDOW: Final = 3  # seconds that are looked at together
 # A worker stands out when its own rate makes what was seen so many times likelier than one rate of
-# all, for each worker that it could have been.
-ODDS: Final = 20.0
+# all, for each worker that it could have been: the former where few requests of stable exceed the
+# threshold, which is where a stall shows most; the latter at the others, whose bets find the mild
+# regressions, and where each worker that stands out by chance would delay these.
+RARE_ODDS: Final = 20.0
+COMMON_ODDS: Final = 1000.0
+RARE: Final = 0.06  # of stable's requests
 # Seconds on end in which a worker may stand out: two stalls of three seconds that touch, which are
 # seen for the window longer.
 LONGEST: Final = 8
@@ -56,7 +60,12 @@ class Recent(NamedTuple):
 NOTHING_RECENT: Final = Recent()
 
 
-def find_standing_out(workers: Mapping[str, tuple[int, int]]) -> list[str]:
+def odds_of(quantile: float) -> float:
+    """What a worker must reach at the threshold that is this quantile of stable."""
+    return RARE_ODDS if 1 - quantile <= RARE else COMMON_ODDS
+
+
+def find_standing_out(workers: Mapping[str, tuple[int, int]], odds: float) -> list[str]:
     """The workers that exceed a threshold far more often than the others do; none where most do:
     then it is no stall. workers: (how many of its requests exceed, of how many)."""
     over = sum(each[0] for each in workers.values())
@@ -65,7 +74,7 @@ def find_standing_out(workers: Mapping[str, tuple[int, int]]) -> list[str]:
     if not over or asked < 2:
         return []
     together = _log_likelihood(over, total)
-    needed = math.log(ODDS * asked) - _ROUNDING
+    needed = math.log(odds * asked) - _ROUNDING
     found = [
         name
         for name, (own, requests) in workers.items()
@@ -77,18 +86,22 @@ def find_standing_out(workers: Mapping[str, tuple[int, int]]) -> list[str]:
 
 
 def leave_out(
-    recent: Recent, now: Moment, bets: Sequence[tuple[float, ...]], cap: float
+    recent: Recent,
+    now: Moment,
+    bets: Sequence[tuple[float, ...]],
+    odds: Sequence[float],
+    cap: float,
 ) -> tuple[Gains, Recent]:
     """What the bets of this second are paid, less what is taken back of the last ones.
 
-    now: the second with the whole canary; bets: ln omega, one row a threshold.
+    now: the second with the whole canary; bets: ln omega, one row a threshold; odds: likewise.
     """
     moments = [m for m in recent.moments if now.second - m.second < WINDOW]
     moments.append(now)
     streaks: list[Mapping[str, int]] = []
     asked: list[tuple[int, int, Cell]] = []
     for place, before in enumerate(recent.streaks or ({},) * len(now.cells)):
-        alone = find_standing_out(_add_up(moments, place))
+        alone = find_standing_out(_add_up(moments, place), odds[place])
         streak = {name: before.get(name, 0) + 1 for name in alone}
         streaks.append(streak)
         left = [name for name, seconds in streak.items() if seconds <= LONGEST]
