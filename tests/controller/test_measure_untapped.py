@@ -230,6 +230,30 @@ async def test_after_a_restart_of_the_operator_the_same_stage_goes_on_by_the_sam
     assert await world.run_until("Failed") <= 30
 
 
+async def told(world: UntappedWorld) -> str:
+    """What the step is said to find, once that is worked out."""
+    for _ in range(1000):
+        (gate,) = world.measurement.gates()
+        if gate.power is not None:
+            return gate.power.message
+        await asyncio.sleep(0.01)
+        await world.second()
+    raise AssertionError("nothing is said")
+
+
+async def test_it_says_what_the_step_finds_also_after_a_restart_of_the_operator() -> None:
+    world = await comparing(rate=10.0)
+    await world.run(35)
+    first = await told(world)
+    assert "ttft 2x slower within" in first
+    assert "judged by the engine's own histograms" in first
+    await asyncio.sleep(0.01)
+    world.both.forget_history()
+    world.start()
+    await world.run(35)
+    assert "ttft 2x slower within" in await told(world)
+
+
 async def test_the_next_stage_looks_for_the_tap_anew() -> None:
     world = await comparing()
     await world.run(5)

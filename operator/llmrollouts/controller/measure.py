@@ -322,9 +322,9 @@ class Measurement:
         self, compared: Comparison, assigned: Assignment, conditions: Conditions, now: float
     ) -> None:
         judgement = compared.judge(now)
-        if compared.source == "tap":
-            # What a step finds is worked out for thresholds that lie anywhere.
-            self._power.look(compared.stage, judgement, now)
+        rounded = self._memory.baseline if compared.source == "engine" else None
+        if compared.source == "tap" or rounded is not None:
+            self._power.look(compared.stage, judgement, now, rounded)
         said = verdicts.judge(compared, judgement, conditions, now)
         found = said.verdict in ("Failed", "Frozen")
         if found and self._memory.detected is None:

@@ -133,6 +133,8 @@ class Memory:
                 going_on=(found.state, timeline),
                 source=found.source,
             )
+            if found.source != "tap":
+                self.baseline = found.baseline  # of this stage's own bounds
         detected = found.detected_at
         self.detected = None if detected is None else datetime.fromisoformat(detected)
         self.level, self.lost = found.level, next(iter(found.notes), None)
