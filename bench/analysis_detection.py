@@ -8,21 +8,24 @@ minutes on one core.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import numpy as np
 
 from bench.analysis.many_gates import ManyGates
 from bench.analysis.worlds import Rates, Regression, calm, draw_cells, make_stage
-from bench.results_file import keep
+from bench.results_file import RESULTS, keep
 from llmrollouts.analysis.counts import Metric
 from llmrollouts.analysis.evalue import FloatArray
 from llmrollouts.analysis.policy import Policy
 
 # The level of a stage of the default plan: five steps and the watch share 1 %.
 LEVEL = 0.01 / 6
+_NAME = "analysis_detection"
 # That of the specification's tables: four stages of three metrics.
 SPECIFIED_LEVEL = 8.33e-4
 EFFECTS = {
@@ -153,18 +156,58 @@ def watch_late(runs: int) -> dict[str, object]:
     return table
 
 
+def tell_apart(runs: int) -> dict[str, object]:
+    """The same seconds with the canary's workers told apart and without, 4.25 requests/s each."""
+    cases = {
+        "2 workers, +25%": (2, EFFECTS["+25%"], 200),
+        "4 workers, +10%": (4, EFFECTS["+10%"], 600),
+        "10 workers, +10%": (10, EFFECTS["+10%"], 300),
+        "2 workers, 5% of requests 5x": (2, EFFECTS["5% of requests 5x"], 200),
+        **{f"one of {n} workers 4x, for good": (n, None, 60) for n in (2, 5, 20)},
+    }
+    table: dict[str, object] = {}
+    for number, (name, (workers, effect, seconds)) in enumerate(cases.items()):
+        stage = make_stage(Policy(), LEVEL, 1800, workers)
+        rates = Rates(4.25 * workers, 17.0 * workers, workers)
+        delays: dict[str, list[FloatArray]] = {"toldApart": [], "notToldApart": []}
+        for begin in range(0, runs, 25):
+            rng, paths = np.random.default_rng([4, number, begin]), calm(25, seconds)
+            if effect is None:
+                paths.canary_stalled = np.zeros((25, seconds, workers))
+                paths.canary_stalled[:, :, 0] = 1.0
+            cells = draw_cells(rng, stage, rates, paths, effect or Regression())
+            whole = {key: value for key, value in cells.items() if not key.startswith("workers:")}
+            delays["toldApart"].append(ManyGates(stage).run(cells).first)
+            delays["notToldApart"].append(ManyGates(stage).run(whole).first)
+        table[name] = {key: report(np.concatenate(found)) for key, found in delays.items()}
+        print(name, table[name], flush=True)
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument(
+        "--tell-apart",
+        action="store_true",
+        help="only what telling the canary's workers apart costs; the other results stay",
+    )
     chosen = parser.parse_args()
     begin = time.process_time()
+    if chosen.tell_apart:
+        stored = json.loads((RESULTS / f"{_NAME}.json").read_text(encoding="utf-8"))
+        # The time at the top of the file is that of the other results.
+        found = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **tell_apart(chosen.runs)}
+        print(keep(_NAME, {**stored, "workersToldApart": found}))
+        return
     results = {
         "level": LEVEL,
         "specification": compare(chosen.runs),
         "others": watch_late(chosen.runs // 2),
         "loads": compare_loads(chosen.runs // 2),
+        "workersToldApart": tell_apart(chosen.runs // 2),
     }
-    print(keep("analysis_detection", {**results, "cpuSeconds": round(time.process_time() - begin)}))
+    print(keep(_NAME, {**results, "cpuSeconds": round(time.process_time() - begin)}))
 
 
 if __name__ == "__main__":

@@ -6,23 +6,26 @@ Raw results: bench/results/analysis_false_rollbacks.json. About ten minutes on o
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 import numpy as np
 
 from bench.analysis.conversations import count_prefix_rollbacks
 from bench.analysis.intervals import report_chance
 from bench.analysis.many_gates import ManyGates
-from bench.analysis.rollouts import WORLDS, count_rollbacks
+from bench.analysis.rollouts import LARGE_STEPS, WORLDS, count_rollbacks, stalled_service
 from bench.analysis.worlds import Rates, Regression, calm, draw_cells, make_stage, walk
-from bench.results_file import keep
+from bench.results_file import RESULTS, keep
 from llmrollouts.analysis.counts import Metric
 from llmrollouts.analysis.grid import GROWTH
 from llmrollouts.analysis.policy import Policy
 
 # The level at which the theorem itself is checked; a stage's is far smaller.
 LEVEL = 0.05
+_NAME = "analysis_false_rollbacks"
 
 
 def measure_level(runs: int, ratio: float, seed: int, *, drift: bool = False) -> dict[str, object]:
@@ -42,13 +45,35 @@ def measure_level(runs: int, ratio: float, seed: int, *, drift: bool = False) ->
     return report_chance(hits, runs)
 
 
+def keep_large_steps(runs: int) -> object:
+    """The steps of several canary workers under stalls, by the size of the service."""
+    # The time at the top of the file is that of the other results.
+    found: dict[str, object] = {"at": datetime.now(UTC).isoformat(timespec="seconds")}
+    for workers in (5, 10, 20, 40):
+        lost, blamed = count_rollbacks(
+            stalled_service(workers), runs, 100 + workers, names=LARGE_STEPS
+        )
+        found[f"{workers} workers"] = {**report_chance(lost, runs), "blamed": blamed}
+        print(workers, "workers", found[f"{workers} workers"], flush=True)
+    stored = json.loads((RESULTS / f"{_NAME}.json").read_text(encoding="utf-8"))
+    return keep(_NAME, {**stored, "stallsInLargeSteps": found})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rollouts", type=int, default=400)
     parser.add_argument("--level-runs", type=int, default=2000)
     parser.add_argument("--conversations", type=int, default=60)
+    parser.add_argument(
+        "--large-steps",
+        action="store_true",
+        help="only the steps of several canary workers, under stalls; the other results stay",
+    )
     chosen = parser.parse_args()
     begin = time.process_time()
+    if chosen.large_steps:
+        print(keep_large_steps(chosen.rollouts))
+        return
     level = {
         "equal": measure_level(chosen.level_runs, 1.0, 11),
         "exactly the margin slower": measure_level(chosen.level_runs, GROWTH**2, 12),
@@ -76,7 +101,7 @@ def main() -> None:
 def _keep(level: Mapping[str, object], rollouts: Mapping[str, object], begin: float) -> object:
     seconds = round(time.process_time() - begin)
     return keep(
-        "analysis_false_rollbacks",
+        _NAME,
         {"levelOfTheTest": LEVEL, "typeOne": level, "rollouts": rollouts, "cpuSeconds": seconds},
     )
 

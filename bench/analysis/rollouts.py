@@ -9,7 +9,7 @@ canary as busy as stable.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,6 +37,7 @@ from llmrollouts.api.strategy import Strategy
 from llmrollouts.rollout.capacity import canary_workers
 
 WORKERS: Final = 5
+LARGE_STEPS: Final = ("25%", "50%")  # with several canary workers
 # Share of the users, seconds; the last is the watch.
 STEPS: Final = (
     ("shadow 5%", 0.05, 1800),
@@ -46,6 +47,7 @@ STEPS: Final = (
     ("50%", 0.5, 600),
     ("watch", 0.99, 1800),
 )
+_NAMES: Final = tuple(name for name, _, _ in STEPS)
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ class World:
     workers: int = WORKERS
 
 
+def stalled_service(workers: int) -> World:
+    """Stalls every ten minutes on each of so many workers."""
+    return World(f"{workers} workers", 4.25 * workers, _stalls(600), workers=workers)
+
+
 def plan_steps(rate: float, policy: Policy, service: int = WORKERS) -> list[Step]:
     """The stages of a service of so many workers, with canary workers as the product has them:
     stable keeps its size, and copies fill a canary worker to the load of a stable one."""
@@ -103,9 +110,14 @@ def _count_workers(users: float, share: float, service: int) -> int:
 
 
 def count_rollbacks(
-    world: World, runs: int, seed: int, block: int = 50
+    world: World,
+    runs: int,
+    seed: int,
+    block: int = 50,
+    names: Collection[str] = _NAMES,
 ) -> tuple[int, dict[str, int]]:
-    """How many of ``runs`` rollouts were rolled back, and by which metric in which step."""
+    """How many of ``runs`` rollouts were rolled back, and by which metric in which step; names:
+    the steps that are simulated."""
     policy = Policy()
     lost = 0
     blamed: dict[str, int] = {}
@@ -116,6 +128,8 @@ def count_rollbacks(
         offset = rng.normal(0, 1, (2, size)) * world.offset
         gone = np.zeros(size, dtype=bool)
         for step in plan_steps(world.rate, policy, world.workers):
+            if step.name not in names:
+                continue
             stage = make_stage(
                 policy, step.level, step.seconds, step.rates.workers, world.mixture,
                 watch=step.watch,

@@ -7,7 +7,7 @@ import pytest
 
 from bench.analysis.intervals import clopper_pearson
 from bench.analysis.many_gates import Bursts, ManyGates
-from bench.analysis.rollouts import WORLDS, count_rollbacks, plan_steps
+from bench.analysis.rollouts import WORLDS, count_rollbacks, plan_steps, stalled_service
 from bench.analysis.worlds import LAWS, Rates, Regression, calm, draw_cells, make_stage, stall
 from bench.analysis_detection import EFFECTS, measure
 from llmrollouts.analysis.burst import NONE, follow_burst
@@ -153,6 +153,19 @@ def test_stalls_of_canary_workers_do_not_roll_half_of_a_service_back() -> None:
     found = ManyGates(stage).run(cells)
     # More than one has a chance of 2.3 % at three in a thousand, and of 97 % at one in twenty.
     assert np.isfinite(found.first).sum() <= 1
+
+
+def test_twenty_workers_that_stall_in_turn_roll_nothing_back_because_they_are_told_apart() -> None:
+    world = stalled_service(20)
+    steps = plan_steps(world.rate, Policy(), world.workers)
+    step = next(step for step in steps if step.name == "50%")
+    stage = make_stage(Policy(), step.level, 300, step.rates.workers)
+    rng, paths = np.random.default_rng(8), calm(20, 300)
+    paths.canary_stalled = stall(rng, 20, 300, step.rates.workers)
+    cells = draw_cells(rng, stage, step.rates, paths, Regression())
+    assert np.isinf(ManyGates(stage).run(cells).first).all()
+    whole = {name: table for name, table in cells.items() if not name.startswith("workers:")}
+    assert np.isfinite(ManyGates(stage).run(whole).first).sum() > 5, "stalls would have done so"
 
 
 def test_the_proof_of_many_gates_is_reached_by_an_equal_canary_alone() -> None:
