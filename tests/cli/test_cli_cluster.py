@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kubernetes.client import ApiException
 
 from e2e.harness.processes import closed_port
 from llmrollouts.cli.cluster import KubeCluster, list_items, list_path, object_path
@@ -150,3 +151,47 @@ def test_unusable_kubeconfig_is_said_to_be_so(given: str, tmp_path: Path) -> Non
         write_kubeconfig(tmp_path / "config", "http://127.0.0.1:1")
     with pytest.raises(Failure, match="No cluster"):
         KubeCluster(file, "elsewhere" if given == "wrong-context" else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [b", "does not read as a kubeconfig"),
+        ("hello", "does not read as a kubeconfig"),
+        ("", "empty"),
+        ("{}", "Expected key"),
+    ],
+)
+@pytest.mark.parametrize("by_variable", [True, False])
+def test_file_that_is_no_kubeconfig_is_named(
+    text: str, said: str, by_variable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config"
+    file.write_text(text, encoding="utf-8")
+    monkeypatch.setenv("KUBECONFIG", str(file if by_variable else tmp_path / "other"))
+    monkeypatch.setattr(
+        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION",
+        str(file if by_variable else tmp_path / "other"),
+    )
+    with pytest.raises(Failure, match=f"{file} cannot be used: .*{said}"):
+        KubeCluster(None if by_variable else str(file), None)
+
+
+def test_folder_as_kubeconfig_is_said_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match=f"{tmp_path} cannot be used: Is a directory"):
+        KubeCluster(str(tmp_path), None)
+
+
+def test_untrusted_server_is_not_said_to_be_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = KubeCluster(write_kubeconfig(tmp_path / "c", "https://127.0.0.1:1"), None)
+
+    def refuse(*given: object, **named: object) -> None:
+        reason = "SSLError\n[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed"
+        raise ApiException(status=0, reason=reason)
+
+    monkeypatch.setattr(cluster._api, "call_api", refuse)
+    with pytest.raises(Failure, match=r"no trusted connection to .*CERTIFICATE_VERIFY_FAILED"):
+        cluster.get(list_path(None))
+    cluster.close()

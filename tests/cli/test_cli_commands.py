@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -281,3 +283,33 @@ def test_watch_draws_again_and_survives_a_failure(
     assert terminal.type("status", "chat", "--watch") == 130
     assert rounds == 3
     assert CANARY in terminal.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status", ""],
+        ["status", ".."],
+        ["status", "chat", "-n", ""],
+        ["rollback", "chat", "--to", ""],
+        ["rollback", "chat", "--to", "Bad_Name/x"],
+        ["promote", "chat", "--revision", ""],
+    ],
+)
+def test_what_no_object_can_be_called_is_wrong_usage_and_gives_no_command(
+    words: list[str], cluster: RecordedCluster, terminal: Terminal,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    cluster.operator = answer()
+    assert terminal.type(*words) == 2
+    assert cluster.given == []
+    assert "Usage: kubectl llm" in capsys.readouterr().err
+
+
+def test_a_rollback_does_not_wait_for_what_only_computing_commands_need() -> None:
+    code = (
+        "import sys, llmrollouts.cli.main; "
+        "print([m for m in ('numpy', 'msgspec', 'llmrollouts.analysis') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -87,7 +87,8 @@ def test_a_good_canary_is_explained_with_what_would_change_it(
     assert terminal.type("explain", "chat") == 0, terminal.err
     told = terminal.out
     assert "latency: Passed (NoHarmSeen)" in told
-    assert f"Evidence of {STAGE}" in told
+    assert f"Evidence of {CANARY}, attempt 1, step 2 (canary 0.5%), stored" in told
+    assert "stored 2026-11-22 02:59:55 UTC" in told
     assert "Compared: 1 canary and 2 control workers" in told
     assert "A rollback needs evidence of" in told
     assert "more canary requests" in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ import pytest
 
 from llmrollouts.analysis.trace import Trace
 from llmrollouts.cli.failure import BadInput
+from llmrollouts.cli.replay import say_evidence
 from llmrollouts.cli.trace_file import LONGEST_LINE, read_recording
 from tests.analysis.traces import make_trace
 from tests.cli.conftest import Terminal
@@ -222,7 +224,7 @@ def test_a_line_without_an_end_and_one_across_two_blocks_are_read(tmp_path: Path
         ("objectives: {margin: 30%}", "promotionMargin lies above margin"),
         ("objectives: {speed: 1}", "objectives.speed"),
         ("metrics: {}", "metrics is no part of a policy"),
-        ("[1]", "none that is a mapping"),
+        ("[1]", "holds no policy"),
         ("{", "neither YAML nor JSON"),
         ("kind: Deployment\nspec: {}", "not an LLMDeployment"),
         ("kind: LLMDeployment", "has no spec"),
@@ -386,3 +388,70 @@ def test_plan_refuses_rates_that_are_none(rate: str, tmp_path: Path, terminal: T
     file = tmp_path / "plan.yaml"
     file.write_text("objectives: {}", encoding="utf-8")
     assert terminal.type("plan", "-f", str(file), "--rate", rate, "--replicas", "4") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "is empty"),
+        ("objectives: []\n", "objectives: this holds fields of its own"),
+        ("strategy: x\n", "strategy: this holds fields of its own"),
+        ("objectives: {ttft: 1ms}\n", "objectives.ttft: there is no field of this name"),
+        (
+            "strategy: {steps: [{canary: {share: half, duration: 1m}}]}\n",
+            "share: the share of a step is above 0% and at most 100%",
+        ),
+        (
+            "strategy: {steps: [{canary: {share: 0.5, duration: 1m}}]}\n",
+            "share: this is a text: put it in quotes",
+        ),
+        ("a: [b\n", "(line 2)"),
+    ],
+)
+def test_a_policy_is_refused_in_words_of_its_writer(
+    text: str, said: str, tmp_path: Path, lines: Lines, terminal: Terminal
+) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(text, encoding="utf-8")
+    assert terminal.type("replay", str(lines()), "--policy", str(file)) == 2
+    assert said in terminal.err
+
+
+def test_a_value_of_the_wrong_kind_is_told_without_words_of_the_parser(
+    lines: Lines, policy: Path, terminal: Terminal
+) -> None:
+    for bad, said in (
+        (record(ttft=-1), "line 2: ttft: expected: number from 0 on"),
+        (record(ttft="0.1"), "line 2: ttft: expected: number or null, found: text"),
+        (record(tokens=1.5), "line 2: tokens: expected: whole number or null, found: number"),
+        (record(status=999), "line 2: status: expected: whole number up to 599"),
+    ):
+        assert terminal.type("replay", str(lines(bad)), "--policy", str(policy)) == 2
+        assert terminal.err.startswith(said)
+
+
+def test_only_a_line_with_nan_is_told_about_nan(
+    lines: Lines, policy: Path, terminal: Terminal
+) -> None:
+    terminal.type(
+        "replay", str(lines(record().replace("0.1,", "NaN,", 1))), "--policy", str(policy)
+    )
+    assert "NaN and Infinity are no JSON" in terminal.err
+    terminal.type("replay", str(lines("hello")), "--policy", str(policy))
+    assert "NaN" not in terminal.err
+
+
+def test_a_compressed_trace_is_said_to_be_one(
+    tmp_path: Path, policy: Path, terminal: Terminal
+) -> None:
+    file = tmp_path / "trace.jsonl.gz"
+    file.write_bytes(gzip.compress(record().encode(), mtime=0))
+    assert terminal.type("replay", str(file), "--policy", str(policy)) == 2
+    assert "compressed: unzip it" in terminal.err
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(0.42, "0.42"), (930.4, "930"), (13_950.0, "14,000"), (3e9, "3e+09")]
+)
+def test_evidence_is_written_as_people_write_numbers(value: float, said: str) -> None:
+    assert say_evidence(value) == said

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llmrollouts.cli.failure import Forbidden
 from tests.cli.conftest import (
     CANARY,
     STABLE,
@@ -255,3 +256,52 @@ def test_json_has_what_the_screen_has(terminal: Terminal) -> None:
     assert [i["name"] for i in terminal.json()["items"]] == ["chat"]
     assert terminal.type("history", "chat", "-o", "json") == 0
     assert [r["number"] for r in terminal.json()["revisions"]] == [2, 1]
+
+
+def test_a_narrow_window_loses_no_column(
+    cluster: RecordedCluster, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.cli.conftest.WIDTH", 60)
+    terminal.type("list", "-A")
+    heading, row = terminal.out.splitlines()
+    assert heading.split() == (
+        ["NAMESPACE", "NAME", "PHASE", "STABLE", "CANARY", "STEP", "SHARE", "WORKERS", "MESSAGE"]
+    )
+    assert row.split()[:3] == ["prod", "chat", "Progressing"]
+    assert "Canary step 2 of 4 (0.5…" in row
+
+
+@pytest.mark.parametrize("lease", [[], [{"metadata": {"namespace": "x"}, "spec": {}}]])
+def test_a_status_that_nobody_renews_is_said_to_be_old(
+    lease: list[dict[str, Any]], cluster: RecordedCluster, terminal: Terminal
+) -> None:
+    terminal.type("status", "chat")
+    assert "No operator" not in terminal.out
+    cluster.lists["leases"] = lease
+    terminal.type("status", "chat")
+    assert "No operator" in terminal.out
+    told = " ".join(terminal.out.split())
+    assert "the gateways have taken its shares to 0 by themselves" in told
+    terminal.type("status", "chat", "-o", "json")
+    assert terminal.json()["operatorSilence"].startswith("No operator")
+
+
+def test_who_may_not_read_leases_sees_the_status(
+    cluster: RecordedCluster, terminal: Terminal
+) -> None:
+    cluster.failures["/leases"] = Forbidden("leases is forbidden")
+    assert terminal.type("status", "chat") == 0
+    assert "forbidden" not in terminal.out
+
+
+def test_long_gate_messages_go_on_below_their_beginning_and_no_negative_distance_is_told(
+    cluster: RecordedCluster, terminal: Terminal
+) -> None:
+    metric = {"name": "ttft", "evidence": "0.4", "needed": "2400", "ksLower": "-0.648"}
+    gate = {**GATE, "message": "word " * 40, "metrics": [metric]}
+    cluster.deployments = [deployment(**canary_status(gates=[gate]))]
+    terminal.type("status", "chat")
+    told = [line for line in terminal.out.splitlines() if "word" in line]
+    assert len(told) > 1
+    assert all(line.startswith("      word") for line in told)
+    assert "apart" not in terminal.out

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from llmrollouts.api.manifest import Manifest
 from llmrollouts.api.spec import LLMDeploymentSpec
 from llmrollouts.api.status import LLMDeploymentStatus, Verdict, WrittenStatus
+from llmrollouts.api.texts import PATTERN_MEANINGS
 
 _GRAVITY: Final[tuple[Verdict, ...]] = ("Failed", "Frozen", "Error", "Inconclusive", "Passed")
 
@@ -86,14 +88,35 @@ def _print_step(manifest: Manifest, status: LLMDeploymentStatus) -> str | None:
 
 def describe_errors(error: ValidationError, root: str) -> str:
     """At most three of the errors as ``spec.strategy.steps[0].share: what is wrong``."""
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    lines = [
-        f"{_print_path(root, problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}"
-        for problem in problems[:3]
-    ]
+    problems = error.errors(include_url=False, include_input=False)
+    lines = [f"{_print_path(root, problem['loc'])}: {_say(problem)}" for problem in problems[:3]]
     if len(problems) > 3:
         lines.append(f"and {len(problems) - 3} more")
     return "; ".join(lines)
+
+
+def _say(problem: ErrorDetails) -> str:
+    """What is wrong, without words that only programmers of the checker know."""
+    pattern = (problem.get("ctx") or {}).get("pattern")
+    meaning = PATTERN_MEANINGS.get(str(pattern)) or _PLAIN.get(problem["type"])
+    return meaning or problem["msg"].removeprefix("Value error, ")
+
+
+_PLAIN: Final = {
+    "extra_forbidden": "there is no field of this name",
+    "missing": "this field must be given",
+    "string_type": "this is a text: put it in quotes",
+    "int_type": "this is a whole number",
+    "int_from_float": "this is a whole number",
+    "int_parsing": "this is a whole number",
+    "bool_type": "this is true or false",
+    "bool_parsing": "this is true or false",
+    "list_type": "this is a list",
+    "tuple_type": "this is a list",
+    "dict_type": "this holds fields of its own",
+    "model_type": "this holds fields of its own",
+    "model_attributes_type": "this holds fields of its own",
+}
 
 
 def _print_path(root: str, location: tuple[int | str, ...]) -> str:

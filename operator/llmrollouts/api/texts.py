@@ -147,3 +147,9 @@ IMAGE_PATTERN: Final = r"^[a-zA-Z0-9]([a-zA-Z0-9._:/-]*[a-zA-Z0-9])?(@sha256:[0-
 SHORT_KEYS = Rule(
     "self.all(key, key.size() <= 253)", "a key here has at most 253 characters: shorten it"
 )
+
+# What a text must look like, for the errors of readers that know no CEL rules.
+PATTERN_MEANINGS: Final = {
+    SHARE_PATTERN: _STEP_SHARE_MESSAGE,
+    DURATION_PATTERN: _DURATION_MESSAGE,
+}

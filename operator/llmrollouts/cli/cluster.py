@@ -7,11 +7,13 @@ It decides nothing and never retries.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 from urllib.parse import quote
 
 import urllib3
+import yaml
 from kubernetes import client, config
 
 from llmrollouts.api import labels
@@ -68,15 +70,16 @@ class KubeCluster:
             self.namespace = _context_namespace(kubeconfig, context)
         except config.ConfigException as problem:
             if kubeconfig or context:
-                raise Failure(f"No cluster: {problem}") from problem
+                raise _unusable(kubeconfig, _first_line(problem)) from problem
             try:
                 config.load_incluster_config(configuration)
             except config.ConfigException:
-                raise Failure(
-                    "No cluster: there is no usable kubeconfig.",
-                    "Set KUBECONFIG to a file, or give --kubeconfig FILE. The local cluster's file "
-                    "is printed by: make -s kubeconfig",
-                ) from problem
+                raise _unusable(kubeconfig, _first_line(problem)) from problem
+        except OSError as problem:
+            raise _unusable(kubeconfig, problem.strerror or _first_line(problem)) from problem
+        except (yaml.YAMLError, TypeError, AttributeError, ValueError, LookupError) as problem:
+            # What the client's reader raises for files that hold something else.
+            raise _unusable(kubeconfig, "it does not read as a kubeconfig") from problem
         configuration.retries = False
         self._host = configuration.host
         self._api = client.ApiClient(configuration)
@@ -122,8 +125,15 @@ class KubeCluster:
             )
             data: bytes = answer.read()
         except (urllib3.exceptions.HTTPError, client.ApiException, OSError) as problem:
+            why = _first_line(problem)
+            if "SSL" in f"{why} {problem}":
+                raise Failure(
+                    f"No cluster: no trusted connection to {self._host} ({why}).",
+                    "Either another server answers at this address, or the certificate authority "
+                    "in the kubeconfig is not this cluster's: kubectl cluster-info",
+                ) from problem
             raise Failure(
-                f"No cluster: {self._host} does not answer ({_first_line(problem)}).",
+                f"No cluster: {self._host} does not answer ({why}).",
                 "Check the address in the kubeconfig (kubectl cluster-info) and your network.",
             ) from problem
         if answer.status >= 400:
@@ -138,9 +148,24 @@ def _context_namespace(kubeconfig: str | None, context: str | None) -> str:
     return str(chosen["context"].get("namespace") or "default")
 
 
+def _unusable(kubeconfig: str | None, why: str) -> Failure:
+    given = kubeconfig or os.environ.get("KUBECONFIG")
+    tried = given or "~/.kube/config (KUBECONFIG is not set)"
+    why = why.rstrip(".")
+    return Failure(
+        f"No cluster: {tried} cannot be used: {why}.",
+        "Set KUBECONFIG to a file, or give --kubeconfig FILE. The local cluster's file is printed "
+        "by: make -s kubeconfig",
+    )
+
+
 def _first_line(problem: BaseException) -> str:
     reason = getattr(problem, "reason", None) or problem
-    return str(reason).splitlines()[0][:200] if str(reason) else type(problem).__name__
+    lines = [line for line in str(reason).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].isidentifier():
+        # The client puts the name of the exception before its words.
+        del lines[0]
+    return lines[0][:200] if lines else type(problem).__name__
 
 
 def _explain(status: int, data: bytes, method: str, path: str, host: str) -> Failure:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from llmrollouts.api.status import GateMetric, GatePower, GateStatus, Verdict
@@ -24,13 +26,12 @@ _MARKS: Final[dict[Verdict, tuple[str, str]]] = {
 SHOWN_METRICS: Final = 6
 
 
-def draw_gates(gates: Iterable[GateStatus], *, running: bool = True) -> Text | None:
+def draw_gates(gates: Iterable[GateStatus], *, running: bool = True) -> Group | None:
     """A block of lines; None when no gate has spoken. running: a step still can find something."""
-    text = Text()
+    lines: list[RenderableType] = []
     for gate in gates:
-        if text:
-            text.append("\n")
         mark, colour = _MARKS[gate.verdict]
+        text = Text()
         text.append(f"  {mark} ", style=colour)
         text.append(f"gate {gate.name}: ", style="bold")
         text.append(_describe_verdict(gate), style=colour)
@@ -38,13 +39,15 @@ def draw_gates(gates: Iterable[GateStatus], *, running: bool = True) -> Text | N
             text.append(
                 f" · {gate.canary_requests:,} requests against {gate.control_requests or 0:,}"
             )
-        text.append(f"\n      {gate.message}")
+        told = [Text(gate.message)]
         if running and gate.power is not None:
-            colour = "yellow" if gate.power.blind else ""
-            text.append(f"\n      {describe_power(gate.power)}", style=colour)
-        for metric in gate.metrics[:SHOWN_METRICS]:
-            text.append(f"\n      {_describe_metric(metric)}", style="dim")
-    return text or None
+            told.append(
+                Text(describe_power(gate.power), style="yellow" if gate.power.blind else "")
+            )
+        told += [Text(_describe_metric(m), style="dim") for m in gate.metrics[:SHOWN_METRICS]]
+        # Long lines go on below their own beginning, so that the next gate is found by its mark.
+        lines += [text, *(Padding(line, (0, 0, 0, 6), expand=False) for line in told)]
+    return Group(*lines) if lines else None
 
 
 def describe_power(power: GatePower) -> str:
@@ -78,8 +81,9 @@ def _describe_metric(metric: GateMetric) -> str:
         parts.append(f"{', '.join(ratios)} as slow")
     if metric.evidence is not None and metric.needed is not None:
         parts.append(f"evidence of harm {metric.evidence}, acts at {metric.needed}")
-    if metric.ks_lower not in (None, "0"):
+    # At or below zero nothing is shown: the bound says only how far apart both are at least.
+    if metric.ks_lower is not None and float(metric.ks_lower) > 0:
         parts.append(f"at least {metric.ks_lower} apart")
     if not parts and metric.message:
         parts.append(metric.message)
-    return f"{metric.name:<10} {'; '.join(parts)}".rstrip()
+    return f"{metric.name:<11} {'; '.join(parts)}".rstrip()

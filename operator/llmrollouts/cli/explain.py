@@ -6,8 +6,10 @@ read the ConfigMap it shows what status has. Decides nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,13 +22,15 @@ from llmrollouts.analysis.judgement import Judgement, Outcome
 from llmrollouts.api import labels
 from llmrollouts.api.deployment import read_status
 from llmrollouts.api.manifest import Manifest
+from llmrollouts.api.share import Share
 from llmrollouts.api.status import GateStatus, LLMDeploymentStatus
 from llmrollouts.cli.charts import draw_evidence, draw_latencies
 from llmrollouts.cli.cluster import Cluster
 from llmrollouts.cli.failure import Failure, Forbidden, Missing
 from llmrollouts.cli.plots import plot_evidence
-from llmrollouts.cli.replay import draw_findings, report_finding, report_proof
+from llmrollouts.cli.replay import draw_findings, report_finding, report_proof, say_evidence
 from llmrollouts.cli.session import cluster_options, make_target
+from llmrollouts.cli.times import read_time
 from llmrollouts.metrics.record import EvidenceRecord
 
 _COLOURS: Final = {
@@ -76,7 +80,10 @@ def explain_command(ctx: click.Context, /, name: str, plot: Path | None, **optio
         target.session.show(draw_explanation(found))
 
 
-_NO_STAGE: Final = "stable is being measured first; the comparison begins with the next seconds"
+_NO_STAGE: Final = (
+    "stable is being measured first; the comparison begins when enough of its requests were seen"
+)
+_STEP_NAME: Final = re.compile(r"([^/]+)/(\d+)/(\d+)-([A-Za-z]+)-(\d+)")
 
 
 _NO_PLOT: Final = (
@@ -124,7 +131,8 @@ def draw_explanation(found: Explanation) -> RenderableType:
     record = found.record
     if record is None:
         return Group(*parts)
-    parts.append(Text(f"\nEvidence of {record.name}, stored {record.saved_at}", style="bold"))
+    told = f"\nEvidence of {say_stage(record.name)}, stored {_say_time(record.saved_at)}"
+    parts.append(Text(told, style="bold"))
     parts += [Text(f"! {note}", style="yellow") for note in record.notes]
     judgement = found.judgement
     if judgement is None or record.stage is None or record.state is None:
@@ -141,6 +149,22 @@ def draw_explanation(found: Explanation) -> RenderableType:
         draw_evidence(record.stage, record.state),
     ]
     return Group(*parts)
+
+
+def say_stage(name: str) -> str:
+    """The operator's name of a stage, <revision>/<attempt>/<index>-<kind>-<share>, for people."""
+    found = _STEP_NAME.fullmatch(name)
+    if found is None:
+        return name
+    revision, attempt, index, kind, ppm = found.groups()
+    return (
+        f"{revision}, attempt {attempt}, step {int(index) + 1} ({kind.lower()} {Share(int(ppm))})"
+    )
+
+
+def _say_time(text: str) -> str:
+    at = read_time(text)
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if at is not None else text
 
 
 def _draw_gate(gate: GateStatus) -> Text:
@@ -173,7 +197,7 @@ def tell_change(judgement: Judgement, record: EvidenceRecord) -> str:
     if nearest is not None:
         texts.append(
             f"A rollback needs evidence of {nearest.needed:,.0f}; {nearest.metric} has the most, "
-            f"{nearest.evidence:,.2g}."
+            f"{say_evidence(nearest.evidence)}."
         )
     missing = [line for line in judgement.proof if not line.accepted and not line.left_out]
     if missing:

@@ -8,6 +8,7 @@ picture.py and screen.py show.
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import Any, Final
 
 import click
@@ -19,24 +20,45 @@ from llmrollouts.api.command import NEEDS_REVISION, Command, Verb
 from llmrollouts.api.deployment import read_status
 from llmrollouts.api.manifest import Manifest
 from llmrollouts.cli.cluster import list_items, list_path
-from llmrollouts.cli.explain import explain_command
 from llmrollouts.cli.failure import Failure, Missing
 from llmrollouts.cli.orders import Answer, find_target, give
 from llmrollouts.cli.past import draw_history, read_records
 from llmrollouts.cli.picture import Picture, fetch, gather
-from llmrollouts.cli.plan import plan_command
 from llmrollouts.cli.provider import describe_confirmation
-from llmrollouts.cli.replay import replay_command
 from llmrollouts.cli.report import report_answer, report_history, report_picture
 from llmrollouts.cli.screen import describe_rollback, draw, draw_list
-from llmrollouts.cli.session import F, Session, Target, cluster_options, make_target
+from llmrollouts.cli.session import (
+    F,
+    Session,
+    Target,
+    check_name,
+    cluster_options,
+    make_target,
+)
 
 __all__ = ["Session", "cli", "main", "run"]
 
 _WATCH_EVERY: Final = 1.0  # seconds
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Loads the commands that compute only when they are called: they need the gate and numpy, and
+    a rollback must not wait for either."""
+
+    _LATER: Final = ("explain", "plan", "replay")
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self._LATER])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._LATER:
+            return super().get_command(ctx, cmd_name)
+        command = getattr(import_module(f"llmrollouts.cli.{cmd_name}"), f"{cmd_name}_command")
+        assert isinstance(command, click.Command)  # noqa: S101  # our own modules
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="kubectl llm")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
@@ -208,6 +230,8 @@ def _give(
     ctx: click.Context, verb: Verb, *, name: str, revision: str | None, no_wait: bool,
     timeout: float, **options: Any,
 ) -> None:  # fmt: skip
+    if revision is not None:
+        check_name(revision, "--to" if verb == "rollback" else "--revision")
     target = make_target(ctx, **options)
     manifest = target.find(name)
     command = Command(verb, revision or _fill_in(target, manifest, verb))
@@ -258,11 +282,6 @@ def _tell(session: Session, answer: Answer) -> None:
         )  # fmt: skip
         told = describe_rollback(answer.rollback, answer.route)
         session.out.print(told, markup=False, soft_wrap=True)
-
-
-cli.add_command(explain_command)
-cli.add_command(plan_command)
-cli.add_command(replay_command)
 
 
 def run(arguments: list[str] | None = None, session: Session | None = None) -> int:

@@ -21,9 +21,9 @@ from llmrollouts.api.command import Command
 from llmrollouts.api.deployment import read_status
 from llmrollouts.api.manifest import Manifest
 from llmrollouts.api.status import CommandStatus, LLMDeploymentStatus, RollbackStatus
-from llmrollouts.cli.cluster import DEPLOYMENTS, LEASE, Cluster, list_items, object_path
+from llmrollouts.cli.cluster import DEPLOYMENTS, Cluster, list_items, object_path
 from llmrollouts.cli.failure import Failure, LateAnswer, Raced
-from llmrollouts.cli.picture import read_time
+from llmrollouts.cli.lease import describe_lease
 from llmrollouts.cli.provider import describe_late, read_route
 
 # The operator answers within a fraction of a second; asked often enough that its answer, and not
@@ -184,37 +184,3 @@ def _await_confirmation(
 
 def _read(cluster: Cluster, path: str) -> LLMDeploymentStatus:
     return read_status(cluster.get(path)).status
-
-
-def describe_lease(cluster: Cluster, now: datetime) -> str:
-    """Whether an operator leads, as far as its Lease tells."""
-    try:
-        leases = list_items(
-            cluster,
-            "/apis/coordination.k8s.io/v1/leases",
-            {"fieldSelector": f"metadata.name={LEASE}"},
-        )
-    except Failure as problem:
-        return f"Whether the operator runs is not known: its Lease cannot be read ({problem})."
-    if not leases:
-        return (
-            "No operator has ever led in this cluster (no Lease llm-rollouts): is it installed? "
-            "kubectl get pods -A -l app.kubernetes.io/name=llm-rollouts"
-        )
-    lease = leases[0]
-    where, spec = lease["metadata"]["namespace"], lease.get("spec") or {}
-    renewed = read_time(spec.get("renewTime"))
-    look = f"kubectl get pods -n {where} -l app.kubernetes.io/component=operator"
-    if renewed is None or not spec.get("holderIdentity"):
-        return f"No operator leads now (Lease {where}/{LEASE} was released): {look}"
-    age = (now - renewed).total_seconds()
-    if age > 2 * float(spec.get("leaseDurationSeconds") or 6):
-        return (
-            f"The operator does not run: its Lease was last renewed at "
-            f"{renewed:%Y-%m-%d %H:%M:%S} UTC, {age:.0f} s ago: {look}"
-        )
-    return (
-        f"The operator leads (Lease renewed {max(0.0, age):.0f} s ago by "
-        f"{spec['holderIdentity']}): its log says why: "
-        f"kubectl logs -n {where} -l app.kubernetes.io/component=operator --tail=50"
-    )

@@ -21,7 +21,9 @@ from llmrollouts.api.spec import default_steps
 from llmrollouts.api.status import LLMDeploymentStatus
 from llmrollouts.cli.cluster import DEPLOYMENTS, Cluster, list_items, object_path
 from llmrollouts.cli.failure import Forbidden
+from llmrollouts.cli.lease import find_silence
 from llmrollouts.cli.provider import read_route
+from llmrollouts.cli.times import read_time
 
 Role: TypeAlias = Literal["stable", "canary", "warm", "starting", "leaving"]
 EVENTS: Final = 4
@@ -68,7 +70,8 @@ class Told:
 @dataclass(frozen=True, slots=True)
 class Picture:
     """Everything that one screen shows. route: the HTTPRoute whose weights are the shares; None:
-    the built-in gateways have them, and count the requests."""
+    the built-in gateways have them, and count the requests. silence: why nobody decides; None where
+    an operator leads, where nothing is to be decided, or where the reader may not know."""
 
     namespace: str
     name: str
@@ -84,6 +87,7 @@ class Picture:
     unread: tuple[str, ...]
     now: datetime
     route: str | None = None
+    silence: str | None = None
 
     @property
     def phase(self) -> str:
@@ -139,6 +143,13 @@ def gather(cluster: Cluster | None, manifest: Manifest, now: datetime) -> Pictur
         {"fieldSelector": f"involvedObject.uid={metadata['uid']}"},
     )
     spec = manifest.get("spec") or {}
+    status = reading.status
+    behind = status.observed_generation != metadata.get("generation")
+    pending = (metadata.get("annotations") or {}).get(labels.COMMAND)
+    moving = status.canary_revision or status.warm or status.retiring or not status.stable_revision
+    silence = None
+    if cluster is not None and (moving or behind or pending):
+        silence = find_silence(cluster, now)
     return Picture(
         namespace=namespace,
         name=name,
@@ -146,14 +157,15 @@ def gather(cluster: Cluster | None, manifest: Manifest, now: datetime) -> Pictur
         replicas=int(spec.get("replicas") or 0),
         status=reading.status,
         problem=reading.problem,
-        behind=reading.status.observed_generation != metadata.get("generation"),
-        pending=(metadata.get("annotations") or {}).get(labels.COMMAND),
+        behind=behind,
+        pending=pending,
         arms=tuple(_arms(reading.status, workers, records)),
         steps=tuple(_mark_steps(reading.status, spec)),
         events=tuple(_read_events(events)),
         unread=tuple(unread),
         now=now,
         route=read_route(manifest),
+        silence=silence,
     )
 
 
@@ -240,17 +252,6 @@ def _mark_steps(status: LLMDeploymentStatus, spec: Manifest) -> Iterable[StepMar
             int(body.get("minRequests") or 0),
         )
     yield StepMark("All", "100%", "now" if rolling and status.promotion else "next")
-
-
-def read_time(text: object) -> datetime | None:
-    """An API timestamp; None for anything else."""
-    if not isinstance(text, str):
-        return None
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 def _read_events(events: Iterable[Manifest]) -> list[Told]:

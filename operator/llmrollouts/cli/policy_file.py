@@ -69,8 +69,8 @@ def read_policy(path: Path) -> PolicyFile:
     if unknown:
         raise BadInput(f"{path}: {unknown[0]} is no part of a policy: objectives and strategy are")
     try:
-        objectives = Objectives.model_validate(raw.get("objectives") or {})
-        strategy = Strategy.model_validate(raw.get("strategy") or {})
+        objectives = Objectives.model_validate(_part(raw, "objectives"))
+        strategy = Strategy.model_validate(_part(raw, "strategy"))
         policy = combine_policy(objectives, strategy)
     except ValidationError as error:
         root = error.title.lower()
@@ -78,6 +78,12 @@ def read_policy(path: Path) -> PolicyFile:
     except ValueError as error:
         raise BadInput(f"{path}: {error}") from error
     return PolicyFile(policy, strategy, _plan_steps(policy, strategy), replicas, untapped)
+
+
+def _part(raw: dict[str, object], name: str) -> object:
+    """Absent and left empty say the same: all defaults."""
+    given = raw.get(name)
+    return {} if given is None else given
 
 
 def _load(path: Path) -> dict[str, object]:
@@ -92,11 +98,17 @@ def _load(path: Path) -> dict[str, object]:
         documents = [document for document in yaml.safe_load_all(data) if document is not None]
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as problem:
         first = str(problem).splitlines()[0]
-        raise BadInput(f"{path} is neither YAML nor JSON: {first}") from problem
+        mark = getattr(problem, "problem_mark", None)
+        place = f" (line {mark.line + 1})" if mark is not None else ""
+        raise BadInput(f"{path} is neither YAML nor JSON: {first}{place}") from problem
+    if not documents:
+        raise BadInput(f"{path} is empty: a policy has objectives and strategy")
     wanted = [d for d in documents if isinstance(d, dict) and d.get("kind") == labels.KIND]
     chosen = wanted or documents
     if len(chosen) != 1 or not isinstance(chosen[0], dict):
-        raise BadInput(f"{path} holds {len(chosen)} policies or none that is a mapping: give one")
+        if len(chosen) > 1:
+            raise BadInput(f"{path} holds {len(chosen)} policies: give a file with one")
+        raise BadInput(f"{path} holds no policy: it has the fields objectives and strategy")
     return {str(name): value for name, value in chosen[0].items()}
 
 

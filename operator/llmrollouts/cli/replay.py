@@ -196,10 +196,18 @@ def draw_replay(result: Replay) -> RenderableType:
     )
 
 
+def say_evidence(value: float) -> str:
+    """Two digits, as people write numbers: 0.42, 930, 14,000; powers of ten from a million on."""
+    if not 10 <= value < 1e6:
+        return f"{value:.2g}"
+    return f"{float(f'{value:.2g}'):,.0f}"
+
+
 def draw_findings(judgement: Judgement) -> RenderableType:
     """One line for each metric, and what is proven."""
     rows: list[list[str | Text]] = [
-        [f.metric, f"{f.evidence:,.2g}", f"{f.needed:,.2g}", f.message] for f in judgement.findings
+        [f.metric, say_evidence(f.evidence), say_evidence(f.needed), f.message]
+        for f in judgement.findings
     ]
     parts: list[RenderableType] = [
         draw_columns(rows, ["METRIC", "EVIDENCE", "NEEDED", "FOUND"], fold=True)

@@ -45,6 +45,7 @@ def report_picture(picture: Picture) -> Mapping[str, object]:
         ],
         "pendingCommand": picture.pending,
         "specSeen": not picture.behind,
+        "operatorSilence": picture.silence,
         "events": [
             {
                 "at": _time(told.at),

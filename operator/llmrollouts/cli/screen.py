@@ -14,7 +14,6 @@ from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from llmrollouts.api.deployment import summarize_verdicts
@@ -76,7 +75,7 @@ def _headline(picture: Picture) -> Text:
     return line
 
 
-def _arm_table(picture: Picture) -> Table:
+def _arm_table(picture: Picture) -> RenderableType:
     rows: list[list[str | Text]] = []
     mirrored = any(_mirrored(arm) for arm in picture.arms)
     for arm in picture.arms:
@@ -154,7 +153,9 @@ def _step_detail(picture: Picture) -> str | None:
     clock = "" if step.running_since is not None else " (clock stopped)"
     done = min(1.0, held / wanted) if wanted else 1.0
     bar = "█" * int(done * 20) + "░" * (20 - int(done * 20))
-    counted = f"{step.counter.total} of at least {mark.min_requests} requests"
+    counted = f"{step.counter.total} requests"
+    if mark.min_requests:
+        counted = f"{step.counter.total} of at least {mark.min_requests} requests"
     if picture.route is not None:
         counted = "requests are not counted"
     return f"{bar} {_span(min(held, wanted))} of {mark.duration}{clock}, {counted}"
@@ -168,6 +169,8 @@ def _waits(picture: Picture) -> Text | None:
     """Why it does not go on by itself."""
     status = picture.status
     lines: list[str] = []
+    if picture.silence:
+        lines += [picture.silence, _describe_stale(picture)]
     if status.paused:
         lines.append("Paused by a person: the share stays, the step's clock stands still.")
     if status.hold:
@@ -187,6 +190,19 @@ def _waits(picture: Picture) -> Text | None:
     if not lines and status.canary_revision and told and told != status.message:
         lines.append(f"Waits for: {told}")
     return Text("\n".join(f"  {line}" for line in lines), style="yellow") if lines else None
+
+
+def _describe_stale(picture: Picture) -> str:
+    """What it means for users that nobody decides."""
+    if picture.route is not None:
+        return (
+            f"Until one is back everything here is as the last one left it; HTTPRoute "
+            f"{picture.route} keeps its weights."
+        )
+    return (
+        "Until one is back everything here is as the last one left it; the gateways have taken "
+        "its shares to 0 by themselves, the stable revision answers."
+    )
 
 
 def _warnings(picture: Picture) -> Text | None:
@@ -265,7 +281,7 @@ def _ago(at: datetime | None, now: datetime) -> str:
     return f"{seconds}s ago"
 
 
-def _advice(picture: Picture) -> Table:
+def _advice(picture: Picture) -> RenderableType:
     return draw_columns(
         [
             [Text(f"  {command}", style="bold"), Text(effect, style="dim")]
@@ -274,7 +290,7 @@ def _advice(picture: Picture) -> Table:
     )
 
 
-def draw_list(pictures: Iterable[Picture], *, with_namespace: bool) -> Table:
+def draw_list(pictures: Iterable[Picture], *, with_namespace: bool) -> RenderableType:
     """One line for each LLMDeployment."""
     shown = list(pictures)
     judged = any(picture.status.gates for picture in shown)

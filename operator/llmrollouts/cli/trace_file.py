@@ -7,6 +7,7 @@ replay`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ LONGEST_LINE: Final = 65_536  # bytes
 MOST_DISORDER: Final = 60.0  # seconds
 _BLOCK: Final = 4 * 1024 * 1024
 _LEFT_OUT: Final = "null where there is none"
+_GZIP: Final = b"\x1f\x8b"
 
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 _Latency = Annotated[float, msgspec.Meta(ge=0, le=1e7)]
@@ -159,10 +161,17 @@ def _refuse_line(block: bytes, first: int) -> NoReturn:
             raise BadInput(f"line {number}: {_in_words(str(problem))}") from problem
         except (msgspec.DecodeError, UnicodeDecodeError) as problem:
             raise BadInput(
-                f"line {number} is no JSON record: {problem}",
-                f"NaN and Infinity are no JSON either: write {_LEFT_OUT}.",
+                f"line {number} is no JSON record: {problem}", *_advise(line)
             ) from problem
     raise AssertionError("a block cannot be read, though each of its lines can")
+
+
+def _advise(line: bytes) -> list[str]:
+    if line.startswith(_GZIP):
+        return ["The file is compressed: unzip it first."]
+    if b"NaN" in line or b"Infinity" in line:
+        return [f"NaN and Infinity are no JSON: write {_LEFT_OUT}."]
+    return ["A trace has one JSON object a line: docs/replay.md lists its fields."]
 
 
 def _in_words(problem: str) -> str:
@@ -170,6 +179,11 @@ def _in_words(problem: str) -> str:
     text, _, place = problem.partition(" - at ")
     name = place.strip("`").removeprefix("$").removeprefix(".")
     text = text.replace("`", "").replace("float", "number").replace("str", "text")
+    text = text.replace(" | null", " or null").replace("Expected int", "Expected whole number")
+    text = text.replace("Expected object", "Expected a JSON object")
+    text = re.sub(r">= ([\d.e+]+)", lambda m: f"from {float(m[1]):,.0f} on", text)
+    text = re.sub(r"<= ([\d.e+]+)", lambda m: f"up to {float(m[1]):,.0f}", text)
+    text = text.replace("Expected ", "expected: ").replace(", got ", ", found: ")
     text = text.replace("Object missing required field", "there is no field")
     text = text.replace("Invalid enum value", "it is stable or canary, not")
     return f"{name}: {text}" if name else text
