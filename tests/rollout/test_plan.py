@@ -22,6 +22,7 @@ from llmrollouts.api.status import (
 )
 from llmrollouts.rollout.effects import Plan, StoreRevision
 from llmrollouts.rollout.facts import Facts
+from llmrollouts.rollout.observation import SourceProblem
 from llmrollouts.rollout.plan import plan
 from llmrollouts.rollout.recall import recall
 from tests.rollout.scenarios import at_rest, in_step, promoted, rolling, serving
@@ -43,6 +44,19 @@ def test_an_idle_deployment_causes_no_write_and_no_hurry() -> None:
     assert made.effects == ()
     assert made.notices == ()
     assert made.wake_after is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "wake"),
+    [("ConfigMapMissing", 15.0), ("ConfigMapKeyMissing", 15.0), ("InvalidSpec", None)],
+)
+def test_a_configmap_that_is_missing_is_looked_for_again(reason: str, wake: float | None) -> None:
+    world = at_rest(serving())
+    world.problem = SourceProblem(reason, "told to the user")
+    world.edit(make_spec("three", steps=SHORT_STEPS))
+    for _ in range(3):
+        world.round()
+    assert look(world).wake_after == wake
 
 
 def test_a_running_step_commits_its_clock_every_ten_seconds_only() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
 
+from llmrollouts.api.reasons import Reason
 from llmrollouts.rollout.clock import elapsed
 from llmrollouts.rollout.control import wants_control
 from llmrollouts.rollout.draft import Draft
@@ -23,6 +24,16 @@ ROLLING: Final = 2.0
 ACKNOWLEDGING: Final = 0.5
 # Gateways that are not there announce themselves when they connect; this is the second net.
 NO_GATEWAY: Final = 60.0
+# ConfigMaps are not watched: where the spec names one that is missing, it is looked for.
+UNRESOLVED: Final = 15.0
+_MAY_APPEAR: Final = frozenset(
+    {
+        Reason.CONFIG_MAP_MISSING,
+        Reason.CONFIG_MAP_KEY_MISSING,
+        Reason.SOURCE_FORBIDDEN,
+        Reason.SOURCE_TOO_LARGE,
+    }
+)
 
 
 def wake_after(
@@ -33,6 +44,8 @@ def wake_after(
         return 0.0
     status = draft.status
     due = list(_timers(draft, facts))
+    if wanted.problem is not None and wanted.problem.reason in _MAY_APPEAR:
+        due.append(UNRESOLVED)
     if status.canary_revision is not None or status.retiring:
         due.append(ROLLING)
     if any(told.share or told.mirror for told in traffic.revisions):
