@@ -9,7 +9,8 @@ help:  ## list the targets
 
 setup:  ## what the machine needs: Debian packages, Go, the Kubernetes binaries (7 minutes the first time)
 	@bash tools/install-packages.sh
-	@$(MAKE) -s venv && $(PY) -m e2e.cluster binaries
+	@$(MAKE) -s venv
+	@$(PY) -m e2e.cluster binaries
 
 venv:  ## .venv with the pinned dependencies and the package itself, editable
 	@bash tools/make-venv.sh

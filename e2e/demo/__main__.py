@@ -21,6 +21,7 @@ from e2e.environment import Environment, prepare
 from e2e.harness.kube import Json
 from e2e.harness.scenario import Chat, canary, shadow
 from e2e.harness.traffic import Tally, Traffic
+from llmrollouts.api.share import Share
 
 NAMESPACE = "demo"
 RATE = 12.0  # requests per second: what two CPU workers on two shared cores carry with ease
@@ -37,6 +38,8 @@ UNSEEN = "the operator has not looked at it yet"
 
 console = Console(width=108, highlight=False)
 _begin = time.monotonic()
+# What was said last, over all waits: two of them often begin with the same message.
+_told = [""]
 
 
 def say(text: str) -> None:
@@ -46,16 +49,15 @@ def say(text: str) -> None:
 def follow(given: Chat, what: str, done: object, timeout: float) -> Json:
     """Wait for a status; tell each new message of the operator on the way."""
     assert callable(done)
-    told = ""
     deadline = time.monotonic() + timeout
     while True:
         status = given.status
         message = f"{status.get('phase', 'Pending')}: {status.get('message') or UNSEEN}"
         # Counters in the message change each second: a person wants the news only.
         gist = "".join(c for c in message if not c.isdigit())
-        if gist != told:
+        if gist != _told[0]:
             say(f"  {message}")
-            told = gist
+            _told[0] = gist
         if done(status):
             return status
         if status.get("phase") == "Failed" or time.monotonic() > deadline:
@@ -159,7 +161,7 @@ def roll_out(given: Chat, new: str) -> tuple[list[Stretch], str]:
         lambda s: s.get("stableRevision") == new and not s.get("canaryRevision"),
         START,
     )
-    say("[bold]100%[/bold]: everyone is on version 2; version 1 stays warm")
+    say("[bold]100%[/bold]: version 2 is the stable revision; version 1 stays warm")
     steps = [
         Stretch(name, name.removeprefix("shadow "), start, end)
         for name, start, end in zip(NAMES, began, decided[1:], strict=True)
@@ -186,7 +188,7 @@ def summarise(
         shown += len(part)
         measured = f"{part.share(new):.1%}"
         if row.name.startswith("shadow"):
-            measured = f"{mirrored} mirrored"
+            measured = f"{float(mirrored.rstrip('%')):.1f}% mirrored"
         table.add_row(
             row.name, str(len(part)), str(len(part) - len(part.of(new))), str(len(part.of(new))),
             row.asked, measured, str(len(part.failures)), str(len(part.cut)),
@@ -201,7 +203,8 @@ def summarise(
     console.print(
         "Rollback: the last request that started on version 2 began "
         f"{max(0.0, last - decided):.2f} s after the operator decided, {last - typed:.2f} s after "
-        "the command was typed (the start of the command line tool included)."
+        "the command was typed (the start of the command line tool included, which takes long on "
+        "a busy machine)."
     )
     for wrong in tally.failures[:5]:
         console.print(f"  {wrong.detail}")
@@ -224,6 +227,7 @@ def main() -> None:
         new = given.canary()
         stretches, mirrored = roll_out(given, new)
         load.wait_for(60, timeout=120)
+        compared = (given.status.get("warm") or {}).get("share") or "0%"
         say("Somebody types: kubectl llm rollback chat")
         typed = time.time()
         console.print(given.command("rollback"))
@@ -237,7 +241,12 @@ def main() -> None:
         tally = load.stop()
     decided = datetime.fromisoformat(given.status["lastRollback"]["decidedAt"]).timestamp()
     held = summarise(tally, stretches, typed, decided, mirrored, new)
-    console.print(given.kube.llm("status", given.name, "-n", NAMESPACE).stdout)
+    if Share.parse(compared):
+        console.print(
+            f"In the row 100% version 1 still answers {compared}: the new stable revision is "
+            "compared with it until the rollback window ends."
+        )
+    console.print(given.kube.llm("status", given.name, "-n", NAMESPACE).stdout, soft_wrap=True)
     kubeconfig = given.kube.kubeconfig
     console.print(
         f"The demo took {(time.monotonic() - _begin) / 60:.1f} minutes. Its users have left, its "
