@@ -254,7 +254,7 @@ def main() -> None:
         f"  export KUBECONFIG={kubeconfig} PATH=$PWD/.venv/bin:$PATH\n"
         f"  kubectl llm status chat -n {NAMESPACE}\n"
         f"  curl {given.url}/models\n"
-        f"  python -m e2e.demo.users --url {given.url} --rate {RATE:.0f} --out users.jsonl  # users\n"
+        f"  python -m e2e.demo.users --url {given.url} --rate {RATE:.0f} --out users.jsonl\n"
         "  make cluster-down    # when you have seen enough"
     )
     sys.exit(0 if held else 1)
