@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -18,7 +21,6 @@ from llmrollouts.analysis.standout import (
     RARE_ODDS,
     WINDOW,
     Moment,
-    Recent,
     find_standing_out,
     leave_out,
 )
@@ -150,10 +152,11 @@ def run_gate(
     seconds: int,
     *,
     told: bool = True,
+    restarts: bool = False,
     seed: int = 1,
 ) -> Iterator[GateState]:
     """Three canary workers, 4 requests a second each. slow: factor by worker and second; told:
-    whether the gate knows the workers."""
+    whether the gate knows the workers; restarts: its state goes through JSON each second."""
     gate, state, rng = Gate(stage), start_state(stage), np.random.default_rng(seed)
     for second in range(seconds):
         for stream in stage.streams:
@@ -167,6 +170,8 @@ def run_gate(
             canary = add_counts(workers.values())
             tick = LatencySecond(stream, second, canary, control, workers=workers if told else {})
             state = gate.take_latency(state, tick)
+        if restarts:
+            state = GateState.from_json(state.to_json())
         yield state
 
 
@@ -200,15 +205,33 @@ def test_one_worker_that_is_slow_for_good_is_found() -> None:
     assert "tpot" in state.decided
 
 
-def test_the_last_seconds_are_not_stored_and_the_gate_goes_on_without_them() -> None:
-    stage = make_stage((Metric.TPOT,), canary_workers=3)
-    *_, state = run_gate(stage, take_turns, 15)
-    assert state.recent != {}
-    again = GateState.from_json(state.to_json())
-    assert again == state
-    assert again.recent == {}
-    stream = stage.streams[0]
-    workers = {f"w{number}": Counts({50: 4}) for number in range(3)}
-    tick = LatencySecond(stream, 15, add_counts(workers.values()), Counts({50: 20}), None, workers)
-    after = Gate(stage).take_latency(again, tick)
-    assert isinstance(after.recent[f"tpot@{stream.lag:g}"], Recent)
+def test_a_restart_in_the_middle_of_a_stall_changes_nothing_bit_for_bit() -> None:
+    stage = make_stage((Metric.TPOT, Metric.E2E), canary_workers=3)
+    *_, straight = run_gate(stage, take_turns, 40)
+    *_, again = run_gate(stage, take_turns, 40, restarts=True)
+    assert straight.recent != {}
+    assert again.to_json() == straight.to_json()
+
+
+def test_a_state_from_before_workers_were_told_apart_is_read() -> None:
+    *_, state = run_gate(make_stage((Metric.TPOT,), canary_workers=3), take_turns, 15)
+    older = json.loads(state.to_json())
+    del older["recent"]
+    assert GateState.from_json(json.dumps(older)) == replace(state, recent={})
+
+
+@pytest.mark.parametrize(
+    "recent",
+    [
+        7,
+        {"tpot@2": []},
+        {"tpot@2": [[[1, [[0, 1]], {}, []]], []]},
+        {"tpot@2": [[[1, [], {"w": [[1]]}, []]], []]},
+        {"tpot@2": [[[1, [], {}, [[math.nan]]]], []]},
+        {"tpot@2": [[], [{"w": "long"}]]},
+    ],
+)
+def test_last_seconds_that_cannot_be_are_no_state(recent: object) -> None:
+    raw = json.loads(start_state(make_stage((Metric.TPOT,), canary_workers=3)).to_json())
+    with pytest.raises(ValueError, match="no stored state"):
+        GateState.from_json(json.dumps(raw | {"recent": recent}))

@@ -56,6 +56,10 @@ class Cell:
             self.stable_total + other.stable_total,
         )
 
+    def to_plain(self) -> list[int]:
+        """For JSON: the counts in their order."""
+        return [self.canary_over, self.canary_total, self.stable_over, self.stable_total]
+
 
 _log_factorials: FloatArray = np.zeros(1)
 

@@ -62,8 +62,7 @@ class GateState:
     """runs: by name of the e-process; totals: for each metric the counts so far, one cell for each
     of its thresholds; taken: the last second of each stream; stale: seconds that came twice or too
     late and were ignored; decided: metric -> the second at whose end it decided to roll back.
-    recent: the last seconds of each stream, where several canary workers are told apart; it is not
-    stored, so after a restart a worker that stalls just then may be paid for."""
+    recent: the last seconds of each stream, where several canary workers are told apart."""
 
     stage: str
     runs: Mapping[str, Run]
@@ -74,7 +73,7 @@ class GateState:
     decided: Mapping[str, int] = field(default_factory=dict)
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
     history: Mapping[str, History] = field(default_factory=dict)
-    recent: Mapping[str, Recent] = field(default_factory=dict, compare=False)
+    recent: Mapping[str, Recent] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(
@@ -82,8 +81,7 @@ class GateState:
                 "stage": self.stage,
                 "runs": {name: _run_to_plain(run) for name, run in self.runs.items()},
                 "totals": {
-                    name: [_cell_to_plain(cell) for cell in cells]
-                    for name, cells in self.totals.items()
+                    name: [cell.to_plain() for cell in cells] for name, cells in self.totals.items()
                 },
                 "proof": self.proof.to_plain(),
                 "taken": self.taken,
@@ -97,6 +95,7 @@ class GateState:
                     name: [line.stride, line.skipped, line.points]
                     for name, line in self.history.items()
                 },
+                "recent": {name: recent.to_plain() for name, recent in self.recent.items()},
             },
             separators=(",", ":"),
         )
@@ -127,6 +126,11 @@ class GateState:
                     )
                     for name, (stride, skipped, points) in raw["history"].items()
                 },
+                # Older states have none.
+                recent={
+                    str(name): Recent.from_plain(recent)
+                    for name, recent in raw.get("recent", {}).items()
+                },
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no stored state of a gate: {error}") from error
@@ -152,10 +156,6 @@ def _number(value: object) -> float:
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"no number: {value}")
     return float(value)
-
-
-def _cell_to_plain(cell: Cell) -> list[int]:
-    return [cell.canary_over, cell.canary_total, cell.stable_over, cell.stable_total]
 
 
 def _sparse(counts: Mapping[int, int]) -> list[list[int]]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from llmrollouts.analysis.evalue import Cell, log_e_rows
 
@@ -48,6 +48,24 @@ class Moment(NamedTuple):
     workers: Mapping[str, Shares]
     gains: Gains
 
+    def to_plain(self) -> list[object]:
+        """For JSON."""
+        return [self.second, [cell.to_plain() for cell in self.cells], self.workers, self.gains]
+
+    @classmethod
+    def from_plain(cls, raw: Sequence[Any]) -> Moment:
+        """From what JSON makes of one."""
+        second, cells, workers, gains = raw
+        return cls(
+            int(second),
+            tuple(Cell(*map(int, cell)) for cell in cells),
+            {
+                str(name): [(int(over), int(total)) for over, total in shares]
+                for name, shares in workers.items()
+            },
+            tuple([_finite(gain) for gain in row] for row in gains),
+        )
+
 
 class Recent(NamedTuple):
     """moments: the last seconds; streaks: for each threshold the workers that stand out now, and
@@ -55,6 +73,19 @@ class Recent(NamedTuple):
 
     moments: tuple[Moment, ...] = ()
     streaks: tuple[Mapping[str, int], ...] = ()
+
+    def to_plain(self) -> list[object]:
+        """For JSON."""
+        return [[moment.to_plain() for moment in self.moments], self.streaks]
+
+    @classmethod
+    def from_plain(cls, raw: Sequence[Any]) -> Recent:
+        """Raises AttributeError, KeyError, TypeError or ValueError when it is nothing such."""
+        moments, streaks = raw
+        return cls(
+            tuple(map(Moment.from_plain, moments)),
+            tuple({str(n): int(seconds) for n, seconds in streak.items()} for streak in streaks),
+        )
 
 
 NOTHING_RECENT: Final = Recent()
@@ -151,3 +182,9 @@ def _log_likelihood(over: int, total: int) -> float:
     if within:
         likelihood += within * math.log(within / total)
     return likelihood
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"no gain: {value}")
+    return float(value)
