@@ -349,6 +349,23 @@ def test_a_status_edited_to_nonsense_never_raises_and_heals(
     assert_heals(status, phase)
 
 
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"lapse": {"active": True, "cause": "", "since": "2000-01-01T00:00:00Z"}},
+        {"shadowShare": "100%"},
+    ],
+    ids=["a share in a lapse", "more copies than requests"],
+)
+@pytest.mark.parametrize("phase", ["canary", "promoted"])
+def test_shares_that_contradict_the_rest_of_a_status_are_lowered(
+    nonsense: dict[str, object], phase: str
+) -> None:
+    step = {"index": 0, "kind": "Canary", "share": "0.5%", "startedAt": "2000-01-01T00:00:00Z"}
+    status = {"stableRevision": "<A>", "canaryRevision": "<B>", "step": step, "share": "0.5%"}
+    assert_heals(LLMDeploymentStatus.model_validate(status | nonsense), phase)
+
+
 @pytest.mark.thorough
 @settings(max_examples=1000)
 @given(status=STATUSES, phase=PHASES)

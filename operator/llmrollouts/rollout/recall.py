@@ -145,8 +145,10 @@ def _sound_step(status: LLMDeploymentStatus, facts: Facts) -> dict[str, Any]:
     ceiling = ALL if status.promotion is not None else read_share(step.share)
     if status.promotion is None and step.kind == "Shadow":
         ceiling = read_share("0%")
+    if status.lapse is not None and status.lapse.active:
+        return {"step": sound, "share": "0%", "shadow_share": "0%"}
     share = min(read_share(status.share), ceiling)
-    mirror = min(read_share(status.shadow_share), ALL)
+    mirror = min(read_share(status.shadow_share), Share(WHOLE - share.ppm))
     return {"step": sound, "share": str(share), "shadow_share": str(mirror)}
 
 
