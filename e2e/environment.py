@@ -102,16 +102,7 @@ def values_for(images: Mapping[str, str]) -> Json:
         return {"repository": repository, "tag": tag, "pullPolicy": "IfNotPresent"}
 
     return {
-        "operator": {
-            "image": image("operator"),
-            "allowedPrometheus": [PROMETHEUS],
-            # On two cores that the workers fill: with the chart's 50m beside vLLM's 200m each, an
-            # operator did not even start within its startup probe's minute.
-            "resources": {
-                "requests": {"cpu": "200m", "memory": "192Mi"},
-                "limits": {"memory": "768Mi"},
-            },
-        },
+        "operator": {"image": image("operator"), "allowedPrometheus": [PROMETHEUS]},
         "gateway": {"image": image("gateway")},
         "worker": {"image": image("worker"), "requireImageDigests": False},
     }
