@@ -389,19 +389,3 @@ async def test_the_record_is_small_owned_and_unlike_a_child() -> None:
     assert len(found["data"]["evidence.json"]) < 60_000
     at = datetime.fromisoformat(stored(world).saved_at)
     assert datetime.fromtimestamp(world.time, UTC) - at <= timedelta(seconds=SAVE_EVERY + 1)
-
-
-async def test_two_looks_in_one_second_lose_nothing_of_what_the_gateways_counted() -> None:
-    world = await comparing()
-    for number in range(6):
-        world.gateways.count(CANARY, 3, 0)
-        await world.second()
-        world.time += 0.4
-        world.gateways.count(CANARY, 2, 0, errors=int(number == 3))
-        await world.measurement.look()
-        world.time -= 0.4
-    await world.second()
-    compared = world.measurement._compared
-    assert compared is not None
-    (cell,) = compared.state.totals["connections"]
-    assert (cell.canary_over, cell.canary_total) == (1, 6 * (3 + 2))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from llmrollouts.controller import measure
 from llmrollouts.controller.rhythm import ALLOWANCE, LONGEST, PERIOD, SHORTEST, next_look
 from tests.controller.fault_delay import Fault, Nodes, measure_delay
-from tests.controller.gate_world import START
+from tests.controller.gate_world import CANARY, START, World
 
 MOMENTS = st.floats(-10.0, 10.0).map(lambda apart: START + apart)
 
@@ -80,3 +80,21 @@ async def test_a_hang_is_found_sooner_than_by_looks_at_any_phase(
     assert statistics.mean(follows) < statistics.mean(keeps) - 0.25
     assert max(follows) < 10.0
     assert looks < 1.05 * looks_before
+
+
+async def test_two_looks_in_one_second_lose_nothing_of_what_the_gateways_counted() -> None:
+    world = World()
+    await world.warm_up()
+    await world.run_until("Passed", limit=20)
+    for number in range(6):
+        world.gateways.count(CANARY, 3, 0)
+        await world.second()
+        world.time += 0.4
+        world.gateways.count(CANARY, 2, 0, errors=int(number == 3))
+        await world.measurement.look()
+        world.time -= 0.4
+    await world.second()
+    compared = world.measurement._compared
+    assert compared is not None
+    (cell,) = compared.state.totals["connections"]
+    assert (cell.canary_over, cell.canary_total) == (1, 6 * (3 + 2))
