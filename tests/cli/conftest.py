@@ -1,4 +1,4 @@
-"""A recorded cluster, a clock that tests move, and consoles of fixed width."""
+"""A recorded cluster, a clock that tests move, consoles of fixed width, and traces to replay."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -285,6 +286,43 @@ def cluster() -> RecordedCluster:
 @pytest.fixture
 def terminal(cluster: RecordedCluster) -> Terminal:
     return Terminal(cluster, TestClock())
+
+
+REQUEST: Mapping[str, object] = {
+    "t": 1.0, "revision": "stable", "replica": "a", "ttft": 0.1, "tpot": 0.01, "e2e": 1.0,
+    "tokens": 91, "status": 200,
+}  # fmt: skip
+POLICY = """
+objectives: {ttftP99: 1s}
+strategy:
+  steps:
+    - canary: {share: 10%, duration: 30m}
+"""
+Lines = Callable[..., Path]
+
+
+def request_record(**changes: object) -> str:
+    """One line of a trace: a good one, with these changes."""
+    return json.dumps({**REQUEST, **changes})
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    file = tmp_path / "policy.yaml"
+    file.write_text(POLICY, encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Lines:
+    """A trace of these lines, after one good one."""
+
+    def write(*given: str) -> Path:
+        file = tmp_path / "trace.jsonl"
+        file.write_text("\n".join([json.dumps(REQUEST), *given]) + "\n", encoding="utf-8")
+        return file
+
+    return write
 
 
 __all__ = ["Forbidden"]

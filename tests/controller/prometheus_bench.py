@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,6 +26,7 @@ START = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 ADDRESS = "https://prom.example"
 KEY = Key("prod", "chat")
 STAGE = "bbbb/1/0-Canary-5000"
+LOOKS_BACK = 'rate(cost{r="{{revision}}"}[2m])'
 
 
 def make_gate(**given: Any) -> dict[str, Any]:
@@ -135,3 +137,10 @@ class Bench:
                 "data": encoded,
             },
         )
+
+
+async def open_bench() -> AsyncIterator[Bench]:
+    """The body of a fixture: a bench whose gates are stopped after the test."""
+    made = Bench()
+    yield made
+    made.gates.stop()
