@@ -121,13 +121,14 @@ def common_fault(status: LLMDeploymentStatus, facts: Facts) -> Objection | None:
 
 def describe_deaths(status: LLMDeploymentStatus, facts: Facts, revision: str) -> str:
     """What died and how, newest last."""
-    told = [
+    each = (
         f"{death.id.split('/')[1] if '/' in death.id else 'a container'} of {pod.name}: "
         f"{death.reason}" + (f" ({death.message[:200]})" if death.message else "")
         for pod in facts.pods(revision)
         if not pod.excused
         for death in pod.deaths
-    ]
+    )
+    told = list(dict.fromkeys(each))  # one that died of the same thing twice is told once
     count = len(status.deaths.seen) if status.deaths is not None else 0
     return f"containers of {revision} died {count} times by their own fault" + (
         f"; {'; '.join(told[-2:])}" if told else ""
