@@ -286,6 +286,18 @@ def test_a_status_that_nobody_renews_is_said_to_be_old(
     assert terminal.json()["operatorSilence"].startswith("No operator")
 
 
+def test_a_clock_that_is_ahead_by_half_a_minute_calls_no_operator_dead(
+    cluster: RecordedCluster, terminal: Terminal
+) -> None:
+    lease = cluster.lists["leases"][0]["spec"]
+    lease["renewTime"] = at(40)
+    terminal.type("status", "chat", "-o", "json")
+    assert not terminal.json().get("operatorSilence")
+    lease["renewTime"] = at(80)
+    terminal.type("status", "chat", "-o", "json")
+    assert "does not run" in terminal.json()["operatorSilence"]
+
+
 def test_who_may_not_read_leases_sees_the_status(
     cluster: RecordedCluster, terminal: Terminal
 ) -> None:

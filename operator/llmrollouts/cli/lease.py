@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from llmrollouts.cli.cluster import LEASE, Cluster, list_items
 from llmrollouts.cli.failure import Failure
 from llmrollouts.cli.times import read_time
+
+# Seconds. ``now`` is of this machine's clock, and nobody shall be woken because it is ahead.
+SILENT: Final = 60.0
 
 
 def describe_lease(cluster: Cluster, now: datetime) -> str:
@@ -63,7 +66,7 @@ def _describe_silence(lease: Mapping[str, Any] | None, now: datetime) -> str | N
     if renewed is None or not spec.get("holderIdentity"):
         return f"No operator leads now (Lease {where}/{LEASE} was released): {look}"
     age = (now - renewed).total_seconds()
-    if age > 2 * float(spec.get("leaseDurationSeconds") or 6):
+    if age > SILENT + float(spec.get("leaseDurationSeconds") or 6):
         return (
             f"The operator does not run: its Lease was last renewed at "
             f"{renewed:%Y-%m-%d %H:%M:%S} UTC, {age:.0f} s ago: {look}"
