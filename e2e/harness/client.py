@@ -31,8 +31,9 @@ STREAM_EVERY = 3
 class Outcome:
     """One request as its user saw it.
 
-    outcome: ``ok``; ``failed`` (no token reached the user); ``cut`` (a stream that ended without
-    its end mark after its first token). detail: why, for a person.
+    outcome: ``ok``; ``failed`` (no token reached the user); ``cut`` (broken off after it had begun:
+    a stream after its first token, a whole answer after its header, which nobody can take back).
+    detail: why, for a person.
     """
 
     started: float
@@ -96,7 +97,8 @@ async def _request(session: aiohttp.ClientSession, load: Load, number: int) -> O
                 ended = "ok" if status == 200 and '"choices"' in text else "failed"
                 detail = "" if ended == "ok" else f"HTTP {status}: {text[:200]}"
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        ended = "cut" if tokens else "failed"
+        begun = tokens > 0 if stream else status == 200
+        ended = "cut" if begun else "failed"
         detail = f"{type(error).__name__}: {error}"[:240]
     return Outcome(started, time.time(), revision, stream, ended, status, detail)
 
