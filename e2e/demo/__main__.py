@@ -129,12 +129,6 @@ def describe_step(name: str) -> str:
     return f"[bold]{share}[/bold] of the users' requests are now answered by version 2"
 
 
-def find_end_of_steps(status: Json) -> float:
-    """When the last step passed, which is when everyone began to move; seconds since 1970."""
-    passed = [entry["at"] for entry in status["history"] if entry["event"] == "StepPassed"]
-    return datetime.fromisoformat(max(passed)).timestamp()
-
-
 def roll_out(given: Chat, new: str) -> tuple[list[Stretch], str]:
     """Follow version 2 through its steps: when each share was in force, and the mirrored share
     that the gateways measured in the shadow step."""
@@ -159,14 +153,13 @@ def roll_out(given: Chat, new: str) -> tuple[list[Stretch], str]:
         began.append(time.time())
         decided.append(given.decided_at(status))
         say(describe_step(name))
-    # On a quiet machine a promotion takes less time than lies between two looks.
     status = follow(
         given,
         "the promotion",
         lambda s: s.get("stableRevision") == new and not s.get("canaryRevision"),
         START,
     )
-    decided.append(find_end_of_steps(status))
+    decided.append(given.steps_ended_at(status))
     say("[bold]100%[/bold]: version 2 is the stable revision; version 1 stays warm")
     steps = [
         Stretch(name, name.removeprefix("shadow "), start, end)
