@@ -18,7 +18,6 @@ import msgspec
 from llmrollouts.analysis.counts import Counts, Measurement, Outcomes, Stream
 from llmrollouts.analysis.grid import OVERFLOW
 
-VERSION: Final = 1
 LONGEST_PAGE: Final = 1 << 20
 # log2 of the tokens of an answer: no model writes 2**40 of them.
 TOKEN_CLASSES: Final = 40
