@@ -2,9 +2,10 @@
 
 It decides what is asked (which revisions, with which bound and credentials) and when; what the
 answers amount to is decided in metrics/prometheus_verdict. A rate over the last two minutes of a
-worker that got requests for one is half of the truth, so a bad answer counts only once requests
-have flowed for as long as the query looks back. A gate that can never be asked as it stands is an
-Error at once. Made and stopped by controller/prometheus_gates.
+worker that got requests for one is half of the truth, and one over a gap in the data is the truth
+about a few requests, so a bad answer counts only once requests have flowed, and Prometheus has
+answered since an outage, for as long as the query looks back. A gate that can never be asked as it
+stands is an Error at once. Made and stopped by controller/prometheus_gates.
 """
 
 from __future__ import annotations
@@ -63,12 +64,12 @@ class Stage:
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """What is asked in each evaluation. queries: of the canary, and of stable to compare.
-    counts_from: of the loop's clock, from when on a bad answer is about requests alone."""
+    flows_since: of the loop's clock, since when all that is asked about gets requests."""
 
     permit: Permit
     bound: Bound
     queries: tuple[str, ...]
-    counts_from: float
+    flows_since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,11 @@ class Asked:
 
 
 class Asking:
-    """One gate in one stage: asks every interval, and knows where it stands. ``told`` hears of
-    each evaluation."""
+    """One gate in one stage: asks every interval, and knows where it stands.
+
+    told: hears of each evaluation. answered_since: of the loop's clock, when an outage of
+    Prometheus ended that a gate of this name met before.
+    """
 
     def __init__(
         self,
@@ -97,8 +101,10 @@ class Asking:
         turn: asyncio.Semaphore,
         now: Callable[[], datetime],
         told: Callable[[Asked], None] | None = None,
+        answered_since: float = -math.inf,
     ) -> None:
         self.gate = gate
+        self.answered_since = answered_since
         self._key = key
         self._reader = reader
         self._port = port
@@ -164,19 +170,24 @@ class Asking:
             self._fail(self._meet_bug(error), began)
         else:
             self._tell(_ANSWERED, began, canary if stable is None else canary / stable)
+            if self._standing.verdict == "Error":
+                self.answered_since = self._loop.time()
             now = self._now().timestamp()
             bound, patience = plan.bound, self._patience
             early = self._find_early(plan)
             self._take(take_answer(self._standing, bound, patience, canary, stable, now, early))
 
     def _find_early(self, plan: _Plan) -> str:
-        left = plan.counts_from - self._loop.time()
+        span = look_back(self.gate.query)
+        since, what = max(
+            (plan.flows_since, "requests flow"), (self.answered_since, "Prometheus answers again")
+        )
+        left = since + span - self._loop.time()
         if left <= 0:
             return ""
-        span = format_duration(look_back(self.gate.query))
         return (
-            f"the query looks back {span}, and requests flow for less than that: a bad answer "
-            f"counts in {math.ceil(left)}s"
+            f"the query looks back {format_duration(span)}, and {what} for less than that: a bad "
+            f"answer counts in {math.ceil(left)}s"
         )
 
     def _fail(self, error: Unanswered, began: float) -> None:
@@ -254,8 +265,7 @@ def _make_plan(
             raise _invalid("there is no stable revision to compare with: use a limit")
         asked.append(stage.stable)
     since = max(flowing.get(revision, -math.inf) for revision in asked)
-    queries = tuple(fill(revision) for revision in asked)
-    return _Plan(permit, bound, queries, since + look_back(gate.query))
+    return _Plan(permit, bound, tuple(fill(revision) for revision in asked), since)
 
 
 def _find_permit(address: str, allowed: AllowedAddresses) -> Permit:

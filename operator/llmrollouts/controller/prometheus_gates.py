@@ -19,7 +19,8 @@ round.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -83,10 +84,10 @@ class PrometheusGates:
         resting = {gate.name for gate in gates if why and gate.compare is not None}
         series = self._running.get(key)
         if series is None or series.stage != stage:
-            self._end_series(key)
+            before = self._end_series(key)
             if not gates:
                 return ()
-            series = self._running[key] = _Series(stage)
+            series = self._running[key] = _Series(stage, before)
         elif why:
             series.rest()
         self._follow_edit(
@@ -101,10 +102,13 @@ class PrometheusGates:
         self._flowing.pop(key, None)
         self._end_series(key)
 
-    def _end_series(self, key: Key) -> None:
+    def _end_series(self, key: Key) -> dict[str, float]:
+        """By name, since when its gates are answered after an outage."""
         series = self._running.pop(key, None)
-        if series is not None:
-            series.stop()
+        if series is None:
+            return {}
+        series.stop()
+        return series.answered_since
 
     def _note_flow(self, key: Key, stage: Stage, why_not_compared: str) -> None:
         """A revision that got requests in the round before goes on to, whatever it is called."""
@@ -124,19 +128,19 @@ class PrometheusGates:
         for name, asking in tuple(series.asking.items()):
             gate = wanted.get(name)
             if asking.gate != gate and asking.judge().verdict == "Error":
-                asking.stop()
-                del series.asking[name]
+                # Whatever it was, an outage has not ended before now.
+                asking.answered_since = asyncio.get_running_loop().time()
+                series.remove(name)
         for name, gate in wanted.items():
             if name not in series.asking:
-                series.add(self._start(key, deployment, series.stage, gate, series.turn))
+                series.asking[name] = self._start(key, deployment, series, gate)
 
     def _start(
         self,
         key: Key,
         deployment: Deployment,
-        stage: Stage,
+        series: _Series,
         gate: PrometheusGate,
-        turn: asyncio.Semaphore,
     ) -> Asking:
         def fill(revision: str) -> str:
             return fill_in(
@@ -146,28 +150,45 @@ class PrometheusGates:
                 name=deployment.name,
             )
 
-        asking = Asking(key, gate, self._reader, self._port, turn, self._now, self._told)
-        asking.start(self._allowed, stage, fill, self._flowing[key])
+        asking = Asking(
+            key,
+            gate,
+            self._reader,
+            self._port,
+            series.turn,
+            self._now,
+            self._told,
+            series.answered_since.get(gate.name, -math.inf),
+        )
+        asking.start(self._allowed, series.stage, fill, self._flowing[key])
         return asking
 
 
 class _Series:
-    """The gates of one deployment in one stage."""
+    """The gates of one deployment in one stage. before: ``answered_since`` of the stage before."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, before: Mapping[str, float]) -> None:
         self.stage = stage
         self.turn = asyncio.Semaphore(_AT_ONCE)
         self.asking: dict[str, Asking] = {}
+        self._before = dict(before)
 
-    def add(self, asking: Asking) -> None:
-        self.asking[asking.gate.name] = asking
+    @property
+    def answered_since(self) -> dict[str, float]:
+        """By the name of a gate, of the loop's clock: when its last outage ended."""
+        now = {name: asking.answered_since for name, asking in self.asking.items()}
+        return {**self._before, **now}
+
+    def remove(self, name: str) -> None:
+        asking = self.asking.pop(name)
+        asking.stop()
+        self._before[name] = asking.answered_since
 
     def rest(self) -> None:
         """No gate compares any more."""
         for name, asking in tuple(self.asking.items()):
             if asking.gate.compare is not None:
-                asking.stop()
-                del self.asking[name]
+                self.remove(name)
 
     def stop(self) -> None:
         for asking in self.asking.values():
