@@ -1,26 +1,24 @@
-"""What the tap costs the engine that it sits in, measured beside the same engine without it.
+"""What the tap costs the engine that it sits in, measured inside one process of it.
 
     python -m bench.tap_cost [--rounds 30] [--seconds 2] [--singles 300]
-    python -m bench.tap_cost --tapped-port 8001 --bare-port 8002 --name tap_cost_vllm
+    python -m bench.tap_cost --vllm .../bin/vllm --name tap_cost_vllm
 
-Three measurements, from the most direct to the least noisy; raw results in
-``bench/results/<name>.json``:
+One worker is started, whose tap is left out of every second slice or request (``tap_switch``: two
+processes of one engine differ by more than what is looked for). Three measurements, from the most
+direct to the least noisy; raw results in ``bench/results/<name>.json``:
 
-* *under load*: two workers, one with the tap and one without, are loaded by users that never pause,
-  in turn, in slices of a few seconds, in the order AB BA AB ..., so that whatever else the machine
-  does meets both alike. Each pair of slices gives one ratio;
-* *one at a time*: single requests in turn to both, and the processor time that each took of the API
-  server process (in which the tap runs), of the whole engine, and of the launcher (which listens).
-  On a shared machine this says more, because waiting for a processor takes no processor time;
+* *under load*: users that never pause, in slices of a few seconds with the tap and without, in the
+  order AB BA AB ..., so that whatever else the machine does meets both alike. Each pair of slices
+  gives one ratio;
+* *one at a time*: single requests in turn, and the processor time that each took of the API server
+  process (in which the tap runs), of the whole engine, and of the launcher (which listens). On a
+  shared machine this says more, because waiting for a processor takes no processor time;
 * *alone*: the tap around a program that does nothing else, on one core: microseconds of processor
   time for each request and for each token. Divided by what the engine's API server takes for the
   same answer this is its share, free of the noise of the other two.
 
-Ratios are medians with a 95 % interval (bootstrap). Without ports it starts the fake engine twice,
-which is the hard case: its answers cost a third of vLLM's. With ports it measures workers that
-already run (the real vLLM; start two launchers whose launcher.json differ in `tap`, the ports and
-nothing else, both with long `idleProbe` intervals); they must run on this machine, because the
-processor time is read from /proc.
+Ratios are medians with a 95 % interval (bootstrap). Without ``--vllm`` it is the fake engine, which
+is the hard case: its answers cost a fraction of vLLM's. Beware of other work on the machine.
 """
 
 from __future__ import annotations
@@ -40,10 +38,7 @@ from typing import Any
 from bench.results_file import keep
 from bench.tap_alone import measure_alone
 from bench.tap_load import Cpu, Engine, Shape, Slice, measure_load, measure_singles
-from e2e.models.tiny_model import RECIPES, make_model
-from tests.worker_image.programs import Worker
-
-PROBES = {"intervalSeconds": 600, "failures": 3, "timeoutSeconds": 60, "busyIntervalSeconds": 600}
+from bench.tap_switch import start_worker
 
 
 def compare(slices: Sequence[Slice]) -> dict[str, Any]:
@@ -114,9 +109,9 @@ def compare_singles(spent: dict[str, list[Cpu]]) -> dict[str, Any]:
     }
 
 
-async def measure_both(tapped: Engine, bare: Engine, shape: Shape) -> dict[str, Any]:
-    slices = await measure_load(tapped, bare, shape)
-    singles = await measure_singles(tapped, bare, shape.singles, shape.tokens)
+async def measure(engine: Engine, shape: Shape) -> dict[str, Any]:
+    slices = await measure_load(engine, shape)
+    singles = await measure_singles(engine, shape.singles, shape.tokens)
     alone = await measure_alone()
     compared = compare_singles(singles)
     return {
@@ -131,31 +126,6 @@ async def measure_both(tapped: Engine, bare: Engine, shape: Shape) -> dict[str, 
     }
 
 
-async def measure_fake(shape: Shape) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "v1"
-        make_model(RECIPES["v1"], model, {})
-        fast = {"FAKE_ENGINE_TTFT_MS": "0", "FAKE_ENGINE_TPOT_MS": "0"}
-        workers = [
-            Worker(
-                model,
-                Path(folder) / name,
-                settings={"tap": tapped, "idleProbe": PROBES},
-                environment=fast,
-            )
-            for name, tapped in (("tapped", True), ("bare", False))
-        ]
-        try:
-            tapped, bare = (
-                Engine(worker.until_ready().engine_port, tapped=not place)
-                for place, worker in enumerate(workers)
-            )
-            return await measure_both(tapped, bare, shape)
-        finally:
-            for worker in workers:
-                worker.kill()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30, help="pairs of slices")
@@ -163,21 +133,25 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=64, help="of each answer")
     parser.add_argument("--singles", type=int, default=300, help="requests one at a time, each")
-    parser.add_argument("--tapped-port", type=int, help="of a running engine with the tap")
-    parser.add_argument("--bare-port", type=int, help="of a running engine without it")
+    parser.add_argument("--vllm", type=Path, help="the program of a real vLLM on this machine")
     parser.add_argument("--name", default="tap_cost", help="of the file in bench/results")
     chosen = parser.parse_args()
-    if (chosen.tapped_port is None) != (chosen.bare_port is None):
-        parser.error("--tapped-port and --bare-port go together")
+    if chosen.vllm is not None and not chosen.vllm.is_file():
+        parser.error(f"--vllm: {chosen.vllm} is no file")
     shape = Shape(chosen.rounds, chosen.seconds, chosen.users, chosen.tokens, chosen.singles)
-    if chosen.tapped_port is None:
-        engine, results = "the fake engine", asyncio.run(measure_fake(shape))
-    else:
-        tapped = Engine(chosen.tapped_port, tapped=True)
-        bare = Engine(chosen.bare_port, tapped=False)
-        engine, results = "running workers", asyncio.run(measure_both(tapped, bare, shape))
-    load = [round(one, 2) for one in os.getloadavg()]
-    kept = {"engine": engine, **asdict(shape), "load_average": load, **results}
+    with tempfile.TemporaryDirectory() as folder:
+        worker = start_worker(Path(folder), chosen.vllm)
+        try:
+            results = asyncio.run(measure(Engine(worker.engine_port), shape))
+        finally:
+            worker.terminate()
+            worker.wait(60)
+    kept = {
+        "engine": "vLLM" if chosen.vllm else "the fake engine",
+        **asdict(shape),
+        "load_average": [round(one, 2) for one in os.getloadavg()],
+        **results,
+    }
     print(json.dumps({k: v for k, v in kept.items() if not k.startswith("raw")}, indent=1))
     print(keep(chosen.name, kept))
 

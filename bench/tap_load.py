@@ -1,4 +1,4 @@
-"""Two running engines, one with the tap and one without: loads both in turn and reads what it took.
+"""Loads one engine with the tap and without it in turn, and reads what each took.
 
 It gives raw numbers only (requests, latencies, processor time from /proc); bench.tap_cost, which
 calls it, says what they mean. It starts and ends no engine.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.results_file import summarise
+from bench.tap_switch import OFF, SWITCH
 from tests.worker_image.programs import HOST
 from worker_image.launcher.tap.llmrollouts_tap.outlet import GATHER_SECONDS
 
@@ -33,7 +34,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Slice:
-    """One engine under load for a few seconds. Latencies in milliseconds."""
+    """A few seconds under load. Latencies in milliseconds."""
 
     tapped: bool
     requests: int
@@ -63,9 +64,8 @@ class Cpu:
 class Engine:
     """A running engine and the processes it consists of."""
 
-    def __init__(self, port: int, *, tapped: bool) -> None:
+    def __init__(self, port: int) -> None:
         self.port = port
-        self.tapped = tapped
         self.api_pid = _find_server(port)
 
     def cpu_seconds(self) -> Cpu:
@@ -109,9 +109,9 @@ def _find_server(port: int) -> int:
 
 
 class Load:
-    """Users that stream one completion after the other."""
+    """Users that stream one completion after the other, with the tap or without it."""
 
-    def __init__(self, port: int, users: int, tokens: int) -> None:
+    def __init__(self, port: int, users: int, tokens: int, *, tapped: bool) -> None:
         body = json.dumps(
             {
                 "model": "chat",
@@ -124,7 +124,7 @@ class Load:
         )
         self._request = (
             f"POST /v1/completions HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n{body}"
+            f"{SWITCH}: {'on' if tapped else OFF}\r\nContent-Length: {len(body)}\r\n\r\n{body}"
         ).encode()
         self._port = port
         self._users = users
@@ -167,12 +167,34 @@ class Load:
         await writer.wait_closed()
 
 
-async def measure_slice(engine: Engine, load: Load, seconds: float) -> Slice:
+def _make_loads(engine: Engine, users: int, tokens: int) -> dict[bool, Load]:
+    return {tapped: Load(engine.port, users, tokens, tapped=tapped) for tapped in (True, False)}
+
+
+async def measure_load(engine: Engine, shape: Shape) -> list[Slice]:
+    """2 * rounds slices; the order within a round turns each time."""
+    loads = _make_loads(engine, shape.users, shape.tokens)
+    for load in loads.values():
+        await load.run(shape.seconds)  # connections are open, code is warm
+    slices: list[Slice] = []
+    for number in range(shape.rounds):
+        for tapped in (True, False) if number % 2 else (False, True):
+            slices.append(await _measure_slice(engine, loads[tapped], shape.seconds, tapped=tapped))
+        with_tap, without = sorted(slices[-2:], key=lambda one: not one.tapped)
+        print(
+            f"round {number + 1} of {shape.rounds}: {without.rate:.0f}/s without, "
+            f"{with_tap.rate:.0f}/s with the tap",
+            flush=True,
+        )
+    return slices
+
+
+async def _measure_slice(engine: Engine, load: Load, seconds: float, *, tapped: bool) -> Slice:
     before = engine.cpu_seconds()
     took = await load.run(seconds)
     after = engine.cpu_seconds()
     return Slice(
-        tapped=engine.tapped,
+        tapped=tapped,
         requests=len(load.latency),
         seconds=took,
         cpu=after - before,
@@ -181,35 +203,14 @@ async def measure_slice(engine: Engine, load: Load, seconds: float) -> Slice:
     )
 
 
-async def measure_load(tapped: Engine, bare: Engine, shape: Shape) -> list[Slice]:
-    """2 * rounds slices; the order within a round turns each time."""
-    loads = {engine.port: Load(engine.port, shape.users, shape.tokens) for engine in (tapped, bare)}
-    rounds, seconds = shape.rounds, shape.seconds
-    for engine in (tapped, bare):
-        await loads[engine.port].run(seconds)  # connections are open, code is warm
-    slices = []
-    for number in range(rounds):
-        for engine in (tapped, bare) if number % 2 else (bare, tapped):
-            slices.append(await measure_slice(engine, loads[engine.port], seconds))
-        with_tap, without = sorted(slices[-2:], key=lambda one: not one.tapped)
-        print(
-            f"round {number + 1} of {rounds}: {without.rate:.0f}/s without, "
-            f"{with_tap.rate:.0f}/s with the tap",
-            flush=True,
-        )
-    return slices
-
-
-async def measure_singles(
-    tapped: Engine, bare: Engine, count: int, tokens: int
-) -> dict[str, list[Cpu]]:
+async def measure_singles(engine: Engine, count: int, tokens: int) -> dict[str, list[Cpu]]:
     """Processor seconds of single requests, in turn."""
-    loads = {engine.port: Load(engine.port, 1, tokens) for engine in (tapped, bare)}
+    loads = _make_loads(engine, 1, tokens)
     spent: dict[str, list[Cpu]] = {"tapped": [], "bare": []}
     for number in range(count):
-        for engine in (tapped, bare) if number % 2 else (bare, tapped):
+        for tapped in (True, False) if number % 2 else (False, True):
             before = engine.cpu_seconds()
-            await loads[engine.port].run(0)
+            await loads[tapped].run(0)
             await asyncio.sleep(GATHER_SECONDS * 2)  # what the tap keeps back is sent by then
-            spent["tapped" if engine.tapped else "bare"].append(engine.cpu_seconds() - before)
+            spent["tapped" if tapped else "bare"].append(engine.cpu_seconds() - before)
     return spent

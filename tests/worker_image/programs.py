@@ -172,6 +172,7 @@ class Worker(Program):
         environment: Mapping[str, str] | None = None,
         prefix: Sequence[str] = (),
         raw_config: str | None = None,
+        launcher: Path = LAUNCHER,
     ) -> None:
         folder.mkdir()
         self.engine_port = closed_port()
@@ -206,7 +207,7 @@ class Worker(Program):
         super().__init__(
             [
                 *prefix,
-                *(sys.executable, str(LAUNCHER), "run", "--config", str(file)),
+                *(sys.executable, str(launcher), "run", "--config", str(file)),
                 *("--termination-log", str(self.termination_log)),
             ],
             folder / "log",
