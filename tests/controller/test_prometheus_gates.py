@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from llmrollouts.api.reasons import Reason
-from llmrollouts.api.status import PromotionStatus, StepStatus
+from llmrollouts.api.status import LLMDeploymentStatus, PromotionStatus, StepStatus
 from llmrollouts.metrics.prometheus_address import AllowedAddresses
 from llmrollouts.metrics.prometheus_answer import Unanswered
 from tests.controller.prometheus_bench import (
@@ -157,6 +157,37 @@ async def test_a_shadow_step_is_judged_like_any_other(bench: Bench) -> None:
     bench.judge(status=status)
     await asyncio.sleep(31)
     assert bench.judge(status=status).verdict == "Passed"
+
+
+def _everybody(index: int) -> LLMDeploymentStatus:
+    step = StepStatus(index=index, kind="Canary", share="100%", started_at=START)
+    return make_status(step=step, share="100%")
+
+
+async def test_a_comparison_that_let_everyone_over_stands_while_nobody_is_left_to_compare_with(
+    bench: Bench,
+) -> None:
+    gate = make_gate(limit=None, compare={"maxRatio": "1.2"})
+    for _ in range(10):
+        found = bench.judge(gate, status=_everybody(1))
+        assert (found.verdict, found.reason) == ("Passed", Reason.COMPARISON_RESTS)
+        await asyncio.sleep(10)
+    assert bench.prometheus.asked == []
+
+
+async def test_a_comparison_passes_nothing_in_a_first_step_that_takes_everyone(
+    bench: Bench,
+) -> None:
+    gate = make_gate(limit=None, compare={"maxRatio": "1.2"})
+    found = bench.judge(gate, status=_everybody(0))
+    assert (found.verdict, found.reason) == ("Inconclusive", Reason.COMPARISON_RESTS)
+    assert "let the first step take fewer, or use a limit" in found.message
+
+
+async def test_a_limit_is_asked_while_everyone_is_on_the_canary(bench: Bench) -> None:
+    bench.judge(status=_everybody(1))
+    await asyncio.sleep(31)
+    assert bench.judge(status=_everybody(1)).reason is Reason.WITHIN_LIMIT
 
 
 async def test_without_a_rollout_nothing_is_asked_or_said(bench: Bench) -> None:

@@ -212,7 +212,7 @@ class Reason(DocumentedName):
     NOT_COMPARABLE = "NotComparable", "Stable's answer is 0 or below, so there is no ratio to it."
     COMPARISON_RESTS = (
         "ComparisonRests",
-        "After the promotion the replaced revision gets too few requests to be compared with.",
+        "The other revision gets no requests, or too few, so a comparison with it is not asked.",
     )
     GATE_BROKEN = "GateBroken", "The operator met an error of its own; its log has the trace."
 

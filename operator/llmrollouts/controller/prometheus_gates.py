@@ -12,8 +12,9 @@ how else could a query be mended.
 After the promotion they go on until the rollback window ends: limits on the new revision, and
 comparisons of the new one with the replaced one, which says for them what stable said before.
 These rest, and say so, while the replaced one's workers are not as busy as the new one's: a single
-value of a few requests is no yardstick. Only the leader asks. Called by controller/observe in each
-round.
+value of a few requests is no yardstick. In a step that takes every user there is nobody left to
+compare with: what comparisons said of the steps before it stands. Only the leader asks. Called by
+controller/observe in each round.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from typing import Final
 
 from llmrollouts.api.prometheus_gate import PrometheusGate
 from llmrollouts.api.reasons import Reason
+from llmrollouts.api.share import WHOLE, Share
+from llmrollouts.api.status import LLMDeploymentStatus, Verdict
 from llmrollouts.controller.keys import Key
 from llmrollouts.controller.prometheus_asking import Asked, Asking, Stage
 from llmrollouts.kube.port import Reader
@@ -39,6 +42,7 @@ from llmrollouts.rollout.observation import Deployment, Gate, Observation
 
 # Of one deployment: its gates must not use up the threads of the others.
 _AT_ONCE: Final = 2
+_EVERYBODY: Final = Share(WHOLE)
 _STANDING_STILL: Final = Standing(
     message="it is not asked while no request flows to the canary in this step"
 )
@@ -79,22 +83,23 @@ class PrometheusGates:
         if not self._leads() or not _flows(deployment, stage):
             self.forget(key)
             return tuple(_make_gate(gate.name, _STANDING_STILL, stage.name) for gate in gates)
-        why = _why_comparisons_rest(deployment)
-        self._note_flow(key, stage, why)
-        resting = {gate.name for gate in gates if why and gate.compare is not None}
+        rest = _rest_of_comparisons(deployment)
+        self._note_flow(key, stage, compared=rest is None)
+        resting = {gate.name for gate in gates if rest is not None and gate.compare is not None}
         series = self._running.get(key)
         if series is None or series.stage != stage:
             before = self._end_series(key)
             if not gates:
                 return ()
             series = self._running[key] = _Series(stage, before)
-        elif why:
+        elif rest is not None:
             series.rest()
         self._follow_edit(
             key, deployment, series, tuple(gate for gate in gates if gate.name not in resting)
         )
         standings = {name: asking.judge() for name, asking in series.asking.items()}
-        standings |= dict.fromkeys(resting, Standing(reason=Reason.COMPARISON_RESTS, message=why))
+        if rest is not None:
+            standings |= dict.fromkeys(resting, rest)
         return tuple(_make_gate(name, said, stage.name) for name, said in standings.items())
 
     def forget(self, key: Key) -> None:
@@ -110,10 +115,10 @@ class PrometheusGates:
         series.stop()
         return series.answered_since
 
-    def _note_flow(self, key: Key, stage: Stage, why_not_compared: str) -> None:
+    def _note_flow(self, key: Key, stage: Stage, *, compared: bool) -> None:
         """A revision that got requests in the round before goes on to, whatever it is called."""
         now, before = asyncio.get_running_loop().time(), self._flowing.get(key, {})
-        flowing = (stage.canary, "" if why_not_compared else stage.stable)
+        flowing = (stage.canary, stage.stable if compared else "")
         self._flowing[key] = {name: before.get(name, now) for name in flowing if name}
 
     def stop(self) -> None:
@@ -219,20 +224,42 @@ def _flows(deployment: Deployment, stage: Stage) -> bool:
     return stage.watch or by_default or bool(shared)
 
 
-def _why_comparisons_rest(deployment: Deployment) -> str:
-    """In the watch after a promotion; empty: they go on."""
+def _rest_of_comparisons(deployment: Deployment) -> Standing | None:
+    """What they say while they are not asked; None: they go on."""
     status = deployment.status
+    if status.canary_revision is not None:
+        return _rest_in_step(status)
     warm = status.warm
-    if status.canary_revision is not None or warm is None:
-        return ""
+    if warm is None:
+        return None
     if not deployment.spec.strategy.match_load:
-        return (
+        return _resting(
             f"it rests after the promotion: without matchLoad {warm.revision} answers too few "
             f"requests to be compared with {status.stable_revision}"
         )
     if not read_share(warm.share):
-        return f"it rests: {warm.revision} gets no request now, so there is nothing to compare with"
-    return ""
+        return _resting(
+            f"it rests: {warm.revision} gets no request now, so there is nothing to compare with"
+        )
+    return None
+
+
+def _rest_in_step(status: LLMDeploymentStatus) -> Standing | None:
+    step = status.step
+    if step is None or status.promotion is not None or read_share(status.share) < _EVERYBODY:
+        return None
+    why = f"it rests while every user is on {status.canary_revision}"
+    if step.index == 0:
+        # No step before it has shown anything.
+        return _resting(
+            f"{why}: there is nothing to compare with, nor was in a step before; let the first "
+            "step take fewer, or use a limit"
+        )
+    return _resting(f"{why}: what it said of the steps before stands", "Passed")
+
+
+def _resting(why: str, verdict: Verdict = "Inconclusive") -> Standing:
+    return Standing(verdict, Reason.COMPARISON_RESTS, why)
 
 
 def _make_gate(name: str, standing: Standing, stage: str) -> Gate:
