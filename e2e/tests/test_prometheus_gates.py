@@ -83,18 +83,24 @@ def _says(verdict: str, reason: str) -> Callable[[Json], object]:
 def test_a_gate_goes_on_or_back_as_prometheus_says_and_waits_while_it_says_nothing(
     chat: Callable[..., Chat], prometheus: RealPrometheus
 ) -> None:
-    # Given three deployments with users, each with a gate of its own from one Prometheus.
-    steps = [canary("20%", "1s", 1), canary("50%", "30m", 1)]
+    # Given four deployments with users, each with a gate of its own from one Prometheus.
+    last = {"everyone": "100%"}
     gates = {
         "kept": _gate(TOKENS_PER_ANSWER, compare={"maxRatio": "1.5"}),
+        "everyone": _gate(TOKENS_PER_ANSWER, compare={"maxRatio": "1.5"}),
         "broken": _gate(TOKENS_PER_ANSWER, limit={"max": "2"}),
         "mistyped": _gate(TOKENS_PER_ANSWER.replace("))", ")"), limit={"max": "100"}),
     }
     given = {
-        name: chat(name=name, replicas=1, steps=steps, gates={"prometheus": [gate]})
+        name: chat(
+            name=name,
+            replicas=1,
+            steps=[canary("20%", "1s", 1), canary(last.get(name, "50%"), "30m", 1)],
+            gates={"prometheus": [gate]},
+        )
         for name, gate in gates.items()
     }
-    kept, broken, mistyped = given.values()
+    kept, everyone, broken, mistyped = given.values()
     for each in given.values():
         each.applied("v1")
     with ExitStack() as stack:
@@ -123,6 +129,9 @@ def test_a_gate_goes_on_or_back_as_prometheus_says_and_waits_while_it_says_nothi
 
         passed = kept.sees("within its bound", _says("Passed", "WithinLimit"))
         assert "allowed is at most 1.5" in _verdict(passed)["message"]
+        # Where every user is on the new revision, nobody is left to compare it with.
+        everyone.in_step(1)
+        everyone.sees("a comparison at rest", _says("Passed", "ComparisonRests"))
 
         # When the query is mended but Prometheus is away, then nothing goes on or back,
         prometheus.stop()
@@ -138,6 +147,9 @@ def test_a_gate_goes_on_or_back_as_prometheus_says_and_waits_while_it_says_nothi
     for name, tally in tallies.items():
         assert not tally.failures, f"{name}: {tally.explain()}"
     assert not kept.status.get("lastRollback")
+    moved = everyone.status
+    assert (moved["share"], moved.get("lastRollback")) == ("100%", None)
+    assert "prometheus/answers" not in moved["message"]
     assert not mistyped.status.get("lastRollback")
 
 
