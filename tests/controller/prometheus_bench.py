@@ -52,6 +52,12 @@ def make_status(**given: Any) -> LLMDeploymentStatus:
     )
 
 
+def in_next_step(began: datetime) -> LLMDeploymentStatus:
+    """A step of 5 %, after that of ``make_status``."""
+    step = StepStatus(index=1, kind="Canary", share="5%", started_at=began)
+    return make_status(step=step, share="5%", attempt=make_attempt("bbbb/1/1-Canary-50000"))
+
+
 def make_attempt(stage: str) -> AttemptStatus:
     return AttemptStatus(
         revision="bbbb", number=1, started_at=START, error_budget=0.01, stage=stage

@@ -22,7 +22,7 @@ from tests.controller.prometheus_bench import (
     STAGE,
     START,
     Bench,
-    make_attempt,
+    in_next_step,
     make_gate,
     make_status,
     observe,
@@ -35,6 +35,7 @@ WORD = "s3cr3t-word"
 
 bench = pytest_asyncio.fixture(open_bench)
 
+RATIO = make_gate(limit=None, compare={"maxRatio": "1.2"})
 NAN = Unanswered(Reason.NOT_A_NUMBER, "the answer is NaN")
 
 
@@ -120,9 +121,7 @@ async def test_an_old_answer_is_an_error(bench: Bench) -> None:
 async def test_a_new_step_begins_without_a_verdict(bench: Bench) -> None:
     bench.judge()
     await asyncio.sleep(31)
-    later = START + timedelta(minutes=30)
-    step = StepStatus(index=1, kind="Canary", share="5%", started_at=later)
-    status = make_status(step=step, share="5%", attempt=make_attempt("bbbb/1/1-Canary-50000"))
+    status = in_next_step(START + timedelta(minutes=30))
     gate = bench.judge(status=status)
     assert gate.verdict == "Inconclusive"
     assert gate.stage == "bbbb/1/1-Canary-50000"
@@ -167,9 +166,8 @@ def _everybody(index: int) -> LLMDeploymentStatus:
 async def test_a_comparison_that_let_everyone_over_stands_while_nobody_is_left_to_compare_with(
     bench: Bench,
 ) -> None:
-    gate = make_gate(limit=None, compare={"maxRatio": "1.2"})
     for _ in range(10):
-        found = bench.judge(gate, status=_everybody(1))
+        found = bench.judge(RATIO, status=_everybody(1))
         assert (found.verdict, found.reason) == ("Passed", Reason.COMPARISON_RESTS)
         await asyncio.sleep(10)
     assert bench.prometheus.asked == []
@@ -178,8 +176,7 @@ async def test_a_comparison_that_let_everyone_over_stands_while_nobody_is_left_t
 async def test_a_comparison_passes_nothing_in_a_first_step_that_takes_everyone(
     bench: Bench,
 ) -> None:
-    gate = make_gate(limit=None, compare={"maxRatio": "1.2"})
-    found = bench.judge(gate, status=_everybody(0))
+    found = bench.judge(RATIO, status=_everybody(0))
     assert (found.verdict, found.reason) == ("Inconclusive", Reason.COMPARISON_RESTS)
     assert "let the first step take fewer, or use a limit" in found.message
 
@@ -225,9 +222,7 @@ async def test_in_a_later_step_a_bad_answer_counts_at_once_and_after_a_lapse_it_
         bench.judge(gate)
         await asyncio.sleep(30)
     bench.prometheus.answers = [0.5]
-    later = START + timedelta(minutes=2)
-    step = StepStatus(index=1, kind="Canary", share="5%", started_at=later)
-    status = make_status(step=step, share="5%", attempt=make_attempt("bbbb/1/1-Canary-50000"))
+    status = in_next_step(START + timedelta(minutes=2))
     bench.judge(gate, status=status)
     await asyncio.sleep(31)
     assert bench.judge(gate, status=status).verdict == "Failed"

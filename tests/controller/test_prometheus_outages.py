@@ -10,15 +10,13 @@ import pytest
 import pytest_asyncio
 
 from llmrollouts.api.reasons import Reason
-from llmrollouts.api.status import StepStatus
 from llmrollouts.metrics.prometheus_answer import Unanswered
 from tests.controller.prometheus_bench import (
     LOOKS_BACK,
     START,
     Bench,
-    make_attempt,
+    in_next_step,
     make_gate,
-    make_status,
     open_bench,
 )
 
@@ -80,8 +78,7 @@ async def test_the_next_step_remembers_the_outage_of_the_one_before(bench: Bench
     await asyncio.sleep(30)
     assert bench.judge(gate).verdict == "Passed"
     bench.prometheus.answers = [0.5]
-    step = StepStatus(index=1, kind="Canary", share="5%", started_at=START + timedelta(minutes=4))
-    status = make_status(step=step, share="5%", attempt=make_attempt("bbbb/1/1-Canary-50000"))
+    status = in_next_step(START + timedelta(minutes=4))
     bench.judge(gate, status=status)
     await asyncio.sleep(31)
     assert bench.judge(gate, status=status).verdict == "Inconclusive"

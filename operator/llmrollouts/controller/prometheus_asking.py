@@ -64,11 +64,13 @@ class Stage:
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """What is asked in each evaluation. queries: of the canary, and of stable to compare.
-    flows_since: of the loop's clock, since when all that is asked about gets requests."""
+    looks_back: seconds. flows_since: of the loop's clock, since when all that is asked about gets
+    requests."""
 
     permit: Permit
     bound: Bound
     queries: tuple[str, ...]
+    looks_back: float
     flows_since: float
 
 
@@ -88,8 +90,8 @@ class Asked:
 class Asking:
     """One gate in one stage: asks every interval, and knows where it stands.
 
-    told: hears of each evaluation. answered_since: of the loop's clock, when an outage of
-    Prometheus ended that a gate of this name met before.
+    told: hears of each evaluation. answered_since: by the name of a gate, of the loop's clock, when
+    the last outage of Prometheus ended that it met; shared by all of a deployment, and kept up.
     """
 
     def __init__(
@@ -100,11 +102,11 @@ class Asking:
         port: PrometheusPort,
         turn: asyncio.Semaphore,
         now: Callable[[], datetime],
-        told: Callable[[Asked], None] | None = None,
-        answered_since: float = -math.inf,
+        told: Callable[[Asked], None] | None,
+        answered_since: dict[str, float],
     ) -> None:
         self.gate = gate
-        self.answered_since = answered_since
+        self._answered_since = answered_since
         self._key = key
         self._reader = reader
         self._port = port
@@ -171,23 +173,23 @@ class Asking:
         else:
             self._tell(_ANSWERED, began, canary if stable is None else canary / stable)
             if self._standing.verdict == "Error":
-                self.answered_since = self._loop.time()
+                self._answered_since[self.gate.name] = self._loop.time()
             now = self._now().timestamp()
             bound, patience = plan.bound, self._patience
             early = self._find_early(plan)
             self._take(take_answer(self._standing, bound, patience, canary, stable, now, early))
 
     def _find_early(self, plan: _Plan) -> str:
-        span = look_back(self.gate.query)
+        answered_since = self._answered_since.get(self.gate.name, -math.inf)
         since, what = max(
-            (plan.flows_since, "requests flow"), (self.answered_since, "Prometheus answers again")
+            (plan.flows_since, "requests flow"), (answered_since, "Prometheus answers again")
         )
-        left = since + span - self._loop.time()
+        left = since + plan.looks_back - self._loop.time()
         if left <= 0:
             return ""
         return (
-            f"the query looks back {format_duration(span)}, and {what} for less than that: a bad "
-            f"answer counts in {math.ceil(left)}s"
+            f"the query looks back {format_duration(plan.looks_back)}, and {what} for less than "
+            f"that: a bad answer counts in {math.ceil(left)}s"
         )
 
     def _fail(self, error: Unanswered, began: float) -> None:
@@ -265,7 +267,8 @@ def _make_plan(
             raise _invalid("there is no stable revision to compare with: use a limit")
         asked.append(stage.stable)
     since = max(flowing.get(revision, -math.inf) for revision in asked)
-    return _Plan(permit, bound, tuple(fill(revision) for revision in asked), since)
+    queries = tuple(fill(revision) for revision in asked)
+    return _Plan(permit, bound, queries, look_back(gate.query), since)
 
 
 def _find_permit(address: str, allowed: AllowedAddresses) -> Permit:

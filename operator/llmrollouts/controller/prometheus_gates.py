@@ -20,15 +20,14 @@ controller/observe in each round.
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
 from llmrollouts.api.prometheus_gate import PrometheusGate
 from llmrollouts.api.reasons import Reason
-from llmrollouts.api.share import WHOLE, Share
+from llmrollouts.api.share import ALL
 from llmrollouts.api.status import LLMDeploymentStatus, Verdict
 from llmrollouts.controller.keys import Key
 from llmrollouts.controller.prometheus_asking import Asked, Asking, Stage
@@ -42,7 +41,6 @@ from llmrollouts.rollout.observation import Deployment, Gate, Observation
 
 # Of one deployment: its gates must not use up the threads of the others.
 _AT_ONCE: Final = 2
-_EVERYBODY: Final = Share(WHOLE)
 _STANDING_STILL: Final = Standing(
     message="it is not asked while no request flows to the canary in this step"
 )
@@ -88,10 +86,11 @@ class PrometheusGates:
         resting = {gate.name for gate in gates if rest is not None and gate.compare is not None}
         series = self._running.get(key)
         if series is None or series.stage != stage:
-            before = self._end_series(key)
+            answered_since = series.answered_since if series is not None else {}
+            self._end_series(key)
             if not gates:
                 return ()
-            series = self._running[key] = _Series(stage, before)
+            series = self._running[key] = _Series(stage, answered_since)
         elif rest is not None:
             series.rest()
         self._follow_edit(
@@ -107,13 +106,10 @@ class PrometheusGates:
         self._flowing.pop(key, None)
         self._end_series(key)
 
-    def _end_series(self, key: Key) -> dict[str, float]:
-        """By name, since when its gates are answered after an outage."""
+    def _end_series(self, key: Key) -> None:
         series = self._running.pop(key, None)
-        if series is None:
-            return {}
-        series.stop()
-        return series.answered_since
+        if series is not None:
+            series.stop()
 
     def _note_flow(self, key: Key, stage: Stage, *, compared: bool) -> None:
         """A revision that got requests in the round before goes on to, whatever it is called."""
@@ -134,8 +130,9 @@ class PrometheusGates:
             gate = wanted.get(name)
             if asking.gate != gate and asking.judge().verdict == "Error":
                 # Whatever it was, an outage has not ended before now.
-                asking.answered_since = asyncio.get_running_loop().time()
-                series.remove(name)
+                series.answered_since[name] = asyncio.get_running_loop().time()
+                asking.stop()
+                del series.asking[name]
         for name, gate in wanted.items():
             if name not in series.asking:
                 series.asking[name] = self._start(key, deployment, series, gate)
@@ -163,37 +160,28 @@ class PrometheusGates:
             series.turn,
             self._now,
             self._told,
-            series.answered_since.get(gate.name, -math.inf),
+            series.answered_since,
         )
         asking.start(self._allowed, series.stage, fill, self._flowing[key])
         return asking
 
 
 class _Series:
-    """The gates of one deployment in one stage. before: ``answered_since`` of the stage before."""
+    """The gates of one deployment in one stage. answered_since: as ``Asking`` keeps it up, of this
+    stage and the ones before."""
 
-    def __init__(self, stage: Stage, before: Mapping[str, float]) -> None:
+    def __init__(self, stage: Stage, answered_since: dict[str, float]) -> None:
         self.stage = stage
         self.turn = asyncio.Semaphore(_AT_ONCE)
         self.asking: dict[str, Asking] = {}
-        self._before = dict(before)
-
-    @property
-    def answered_since(self) -> dict[str, float]:
-        """By the name of a gate, of the loop's clock: when its last outage ended."""
-        now = {name: asking.answered_since for name, asking in self.asking.items()}
-        return {**self._before, **now}
-
-    def remove(self, name: str) -> None:
-        asking = self.asking.pop(name)
-        asking.stop()
-        self._before[name] = asking.answered_since
+        self.answered_since = answered_since
 
     def rest(self) -> None:
         """No gate compares any more."""
         for name, asking in tuple(self.asking.items()):
             if asking.gate.compare is not None:
-                self.remove(name)
+                asking.stop()
+                del self.asking[name]
 
     def stop(self) -> None:
         for asking in self.asking.values():
@@ -246,7 +234,7 @@ def _rest_of_comparisons(deployment: Deployment) -> Standing | None:
 
 def _rest_in_step(status: LLMDeploymentStatus) -> Standing | None:
     step = status.step
-    if step is None or status.promotion is not None or read_share(status.share) < _EVERYBODY:
+    if step is None or status.promotion is not None or read_share(status.share) < ALL:
         return None
     why = f"it rests while every user is on {status.canary_revision}"
     if step.index == 0:
